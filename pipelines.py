@@ -1,0 +1,548 @@
+"""pipelines.yaml -> frozen, checked settings.
+
+One file holds every threshold and every stage. It is read strictly: an unknown key, a key written twice, a number that
+YAML reads as text, an alias, a set looser than its parent are errors that name the place and the remedy.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, ValidationError
+
+MAX_YAML_BYTES = 1_000_000
+
+# Every number a set may bound, and what more of it means. Facts of the clip come first, then the signals' scores.
+SCORES: dict[str, str] = {
+    "duration_s": "clip length in seconds (0 for images)",
+    "width": "upright width in px, after the crop if there is one",
+    "height": "upright height in px, after the crop if there is one",
+    "fps": "frames per second of the source",
+    "aspect": "width / height",
+    "sharpness": "Laplacian variance of luma at a 512 px long side, median over the clip",
+    "clarity": "probability in [0, 1] that the picture is not blurred (trained classifier)",
+    "brightness": "mean luma in [0, 1]",
+    "contrast": "standard deviation of luma in [0, 0.5]",
+    "overexposed": "share of pixels burnt out",
+    "underexposed": "share of pixels crushed to black",
+    "colourfulness": "Hasler-Suesstrunk colourfulness (0 grey, > 60 vivid)",
+    "noise": "estimated noise standard deviation in grey levels",
+    "blockiness": "8x8 block edge strength over its surroundings (0 none)",
+    "borders": "share of the frame covered by uniform borders",
+    "motion": "mean speed in percent of the frame width per second",
+    "motion_px_s": "mean speed in source px per second",
+    "moving_area": "share of the frame that moves",
+    "jitter": "share of the motion that changes direction between frames",
+    "jumps": "largest picture change between neighbouring frames inside the clip",
+    "still_frames": "share of frames that repeat the one before",
+    "camera_confidence": "confidence in [0, 1] of the camera class",
+    "text": "share of the frame covered by text",
+    "overlay": "share of the frame covered by a persistent overlay (logo, watermark)",
+    "quality": "overall quality in [0, 1]",
+    "aesthetic": "composition and colour in [0, 1]",
+    "technical": "freedom from defects in [0, 1]",
+    "people": "largest number of people seen in a frame",
+    "faces": "largest number of faces seen in a frame",
+    "largest_person": "largest share of the frame that one person covers",
+}
+
+
+class RecipeError(ValueError):
+    """The recipe, or a value given on the command line, is wrong. Commands print it and exit with 2."""
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+Positive = Annotated[StrictFloat, Field(gt=0)]
+Share = Annotated[StrictFloat, Field(ge=0, le=1)]
+Count = Annotated[StrictInt, Field(ge=1)]
+Name = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+
+
+class Bound(Frozen):
+    """Closed interval: a clip is kept when min <= score <= max. An unknown score fails a bound."""
+
+    min: StrictFloat | None = None
+    max: StrictFloat | None = None
+
+
+class Shots(Frozen):
+    """min_s, max_s: usable span lengths in seconds; trim_s is cut off at both ends of a span that touches a cut."""
+
+    detectors: tuple[Literal["content", "adaptive", "hash", "transnet"], ...] = ("content", "adaptive")
+    mode: Literal["cheap", "auto", "full"] = (
+        "auto"  # where TransNet V2 looks: nowhere, where cheap ones doubt, everywhere
+    )
+    min_s: Positive = 0.8
+    max_s: Positive = 20.0
+    trim_s: Annotated[StrictFloat, Field(ge=0)] = 0.1
+
+
+class Start(Frozen):
+    window_s: Annotated[StrictFloat, Field(ge=0)] = 1.0
+
+
+class Proxies(Frozen):
+    frames: Count = 8
+    long_side_px: Count = 512
+
+
+class Signal(Frozen):
+    """A signal without settings of its own."""
+
+
+class WeightedSignal(Frozen):
+    """A signal that may use a network. weights: path of the file; None is the built-in way."""
+
+    weights: StrictStr | None = None
+
+
+class Signals(Frozen):
+    """Which signals are measured; a signal that is not named is off."""
+
+    sharpness: Signal | None = None
+    exposure: Signal | None = None
+    borders: Signal | None = None
+    motion: Signal | None = None
+    camera: Signal | None = None
+    text: Signal | None = None
+    overlay: WeightedSignal | None = None
+    quality: WeightedSignal | None = None
+    people: WeightedSignal | None = None
+
+
+class Embed(Frozen):
+    """model: `descriptor` (built in) or an open_clip name or path; same: cosine from which two clips are duplicates."""
+
+    model: StrictStr = "descriptor"
+    pretrained: StrictStr | None = None
+    same: Share = 0.97
+
+
+class Concepts(Frozen):
+    clusters: Count = 16
+    law: Literal["inverse_sqrt", "uniform", "capped"] = "inverse_sqrt"
+    seed: StrictInt = 0
+
+
+class Curate(Frozen):
+    max_loss: Share = 0.2
+    unit_videos: Count = 64
+    stall_s: Positive = 60.0  # a decoder that yields no frame for this long is hung
+    val_share: Share = 0.1
+    shots: Shots = Shots()
+    start: Start = Start()
+    proxies: Proxies = Proxies()
+    signals: Signals = Signals(sharpness=Signal(), exposure=Signal(), borders=Signal(), motion=Signal())
+    embed: Embed = Embed()
+    concepts: Concepts = Concepts()
+
+
+class Set(Frozen):
+    """A set is its parent made stricter; `clips` is a file of hand-picked clip ids, exempt from nesting."""
+
+    parent: Name | None = None
+    media: Literal["image", "video"] | None = None
+    keep: dict[str, Bound] = {}
+    clips: StrictStr | None = None
+
+
+class View(Frozen):
+    """How a clip becomes a tensor. size: px of the square whose area a bucket has; frames: 1 or 4n+1."""
+
+    size: Count
+    frames: Count = 1
+    fps: Positive | None = None
+    aspects: Literal["square", "hunyuan", "auto"] | tuple[StrictStr, ...] = "hunyuan"
+    patch: Count = 16  # bucket sides are multiples of this many px
+    max_ratio: Positive = 4.0
+    span: Literal["head", "random", "all"] = "head"  # which part of a clip longer than the bucket is encoded
+
+
+class Cache(Frozen):
+    """vae, text: built-in name or path of a diffusers / transformers folder."""
+
+    vae: StrictStr = "codec"
+    text: StrictStr = "bytes"
+    text_pooled: StrictStr | None = None
+    text_length: Count = 256
+    template: StrictStr | None = None
+    caption_variants: Count = 4
+    logvar: StrictBool = False
+    tiling: StrictBool = False
+    conditions: tuple[Literal["first_frame", "noised_first_frame", "image_tokens"], ...] = ()
+    noise_draws: Count = 4
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    shard_bytes: Count = 256_000_000
+
+
+class Feed(Frozen):
+    set: Name
+    view: Name
+    share: Positive = 1.0
+
+
+class Flow(Frozen):
+    """How t is drawn. shift: a number, or `resolution` (grows with the square root of the bucket's tokens)."""
+
+    sampler: Literal["logit_normal", "uniform", "mixed"] = "logit_normal"
+    mean: StrictFloat = 0.0
+    scale: Positive = 1.0
+    shift: Positive | Literal["resolution"] = 1.0
+
+
+class Losses(Frozen):
+    """Weights of the losses; an absent one is off. `velocity` alone is plain flow matching."""
+
+    velocity: Annotated[StrictFloat, Field(ge=0)] = 1.0
+    perceptual: Positive | None = None
+    temporal: Positive | None = None
+    sync: Positive | None = None
+
+
+class End(Frozen):
+    """When a phase ends: the first of these that comes true."""
+
+    steps: Count | None = None
+    plateau: Count | None = None  # no improvement of the smoothed loss in so many steps
+    validation: Count | None = None  # no improvement of the validation loss in so many validations
+    min_improvement: Positive = 0.01
+
+
+class Phase(Frozen):
+    name: Name
+    losses: Losses = Losses()
+    trainable: tuple[StrictStr, ...] = ()  # patterns of parameter names; empty is all
+    lr: Positive | None = None
+    optimiser: Literal["carry", "fresh"] = "carry"
+    end: End
+
+
+class Unfreeze(Frozen):
+    at_step: Annotated[StrictInt, Field(ge=0)]
+    trainable: tuple[StrictStr, ...]
+
+
+class Image2Video(Frozen):
+    variant: Literal["token_replace", "concat_mask", "concat", "first_frame_copy"]
+    probability: Share = 1.0
+    semantic_drop: Share = 0.1
+    image_latent_scaling: Literal["multiply", "divide"] = "multiply"
+
+
+class Lora(Frozen):
+    rank: Count = 16
+    alpha: Positive = 16.0
+    targets: tuple[StrictStr, ...] = ("qkv", "proj")
+
+
+class Stage(Frozen):
+    """One step of the curriculum. tokens: per micro-batch, its batch size is tokens / tokens of its bucket."""
+
+    feeds: Annotated[tuple[Feed, ...], Field(min_length=1)]
+    micro_batches: Count = 1  # per step, whatever the number of ranks
+    mix: Literal["share", "every_step"] = "share"  # every_step: each step holds every feed in the ratio of the shares
+    tokens: Count
+    steps: Count
+    start: StrictStr | None = None  # a stage's name, a path, or `scratch`; None is the stage before, if there is one
+    lr: Positive
+    warmup_steps: Annotated[StrictInt, Field(ge=0)] = 0
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    weight_decay: Annotated[StrictFloat, Field(ge=0)] = 0.0
+    betas: tuple[Share, Share] = (0.9, 0.99)
+    clip_norm: Positive = 1.0
+    ema: Share = 0.99
+    text_dropout: Share = 0.1
+    flow: Flow = Flow()
+    precision: Literal["float32", "bfloat16", "float64"] = "float32"
+    checkpointing: Literal["none", "selective", "full"] = "none"
+    compile: StrictBool = False
+    seed: StrictInt = 0
+    checkpoint_every: Count = 100
+    keep_last: Count = 2
+    milestones: tuple[Count, ...] = ()
+    validate_every: Count = 50
+    sample_every: Count | None = None
+    prompts: tuple[StrictStr, ...] = ()
+    guidance: Positive = 3.0
+    losses: Losses = Losses()
+    phases: tuple[Phase, ...] = ()
+    image_to_video: Image2Video | None = None
+    unfreeze: tuple[Unfreeze, ...] = ()
+    lora: Lora | None = None
+
+
+class Recipe(Frozen):
+    """Everything a run needs, resolved: no defaults left to other files, no names left to look up."""
+
+    name: Name
+    footage: tuple[StrictStr, ...]
+    workspace: StrictStr
+    curate: Curate = Curate()
+    sets: dict[Name, Set]
+    views: dict[Name, View]
+    cache: Cache = Cache()
+    model: Name = "tiny"
+    stages: dict[Name, Stage]
+
+    def bounds(self, set_name: str) -> dict[str, Bound]:
+        """Effective bounds of a set: the intersection along its line of parents."""
+        chosen = self.sets[set_name]
+        merged = dict(self.bounds(chosen.parent)) if chosen.parent else {}
+        for score, bound in chosen.keep.items():
+            merged[score] = _intersect(merged.get(score, Bound()), bound)
+        return merged
+
+    def media(self, set_name: str) -> str | None:
+        chosen = self.sets[set_name]
+        return chosen.media or (self.media(chosen.parent) if chosen.parent else None)
+
+
+def load(config: str | Path | None = None, recipe: str | None = None, overrides: tuple[str, ...] = (),
+         **top: Any) -> Recipe:  # fmt: skip
+    """Read, merge and check a recipe. overrides: `dotted.key=yaml`; top: footage=..., workspace=... that are not None.
+
+    Raises RecipeError with the place of the fault and what to do about it.
+    """
+    path = find(config)
+    document = read_yaml(path)
+    _only_keys(document, {"default", "recipes"}, str(path))
+    recipes = document.get("recipes")
+    if not isinstance(recipes, dict) or not recipes:
+        raise RecipeError(f"{path}: `recipes:` must hold at least one recipe")
+    name = recipe or document.get("default")
+    data = _extended(recipes, name, str(path), ())
+    for override in overrides:
+        _override(data, override)
+    data |= {key: value for key, value in top.items() if value is not None}
+    return check({"name": name, **data})
+
+
+def find(config: str | Path | None = None) -> Path:
+    """--config, else ./pipelines.yaml, else the copy that is installed with the package."""
+    if config is not None:
+        if not Path(config).is_file():
+            raise RecipeError(f"--config {config}: no such file")
+        return Path(config)
+    here = Path(__file__).resolve().parent
+    for path in (Path("pipelines.yaml"), here / "pipelines.yaml", here / "curate" / "pipelines.yaml"):
+        if path.is_file():
+            return path
+    raise RecipeError("no pipelines.yaml here: give one with --config")
+
+
+def check(data: dict[str, Any]) -> Recipe:
+    """Plain data -> Recipe. Raises RecipeError naming every wrong key by its path."""
+    try:
+        recipe = Recipe.model_validate(data)
+    except ValidationError as error:
+        raise RecipeError("\n".join(dict.fromkeys(_explain(fault) for fault in error.errors()))) from None
+    _check_sets(recipe)
+    _check_stages(recipe)
+    return recipe
+
+
+def resolved(recipe: Recipe) -> dict[str, Any]:
+    """Plain JSON data of a recipe, every default written out: what lies beside each output."""
+    return recipe.model_dump(mode="json")
+
+
+def fingerprint(settings: Any) -> str:
+    """8 hex digits of settings (JSON data or a settings object): equal settings, equal digits."""
+    plain = settings.model_dump(mode="json") if isinstance(settings, BaseModel) else settings
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+# ---------------------------------------------------------------------------------------------------------------- yaml
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML without aliases (an alias bomb of 342 bytes explodes when walked) and without duplicate keys."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise RecipeError(f"{mark.name}:{mark.line + 1}: aliases (*name) are not allowed, use `extends:`")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, (dict, list)) or key in seen:
+                line = key_node.start_mark.line + 1
+                raise RecipeError(f"{key_node.start_mark.name}:{line}: key '{key}' is written twice or is no scalar")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A strict mapping from a YAML file of at most 1 MB. Raises RecipeError."""
+    if Path(path).stat().st_size > MAX_YAML_BYTES:
+        raise RecipeError(f"{path}: larger than {MAX_YAML_BYTES} bytes, that is no recipe")
+    try:
+        with open(path, encoding="utf-8") as file:
+            document = yaml.load(file, _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: not YAML: {error}") from None
+    if not isinstance(document, dict):
+        raise RecipeError(f"{path}: must be a mapping with `default:` and `recipes:`")
+    return document
+
+
+def _extended(recipes: dict[str, Any], name: Any, where: str, above: tuple[str, ...]) -> dict[str, Any]:
+    if name not in recipes:
+        raise RecipeError(f"{where}: no recipe '{name}'{_suggest(str(name), recipes)}; there are {', '.join(recipes)}")
+    if name in above:
+        raise RecipeError(f"{where}: recipes.{name} extends itself by way of {' -> '.join(above)}")
+    data = dict(recipes[name] or {})
+    base = data.pop("extends", None)
+    return data if base is None else _merge(_extended(recipes, base, where, (*above, name)), data)
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Mappings merge, everything else replaces; `key: null` takes an inherited key away."""
+    merged = dict(base)
+    for key, value in over.items():
+        if value is None:
+            merged.pop(key, None)
+        elif isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = _merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _override(data: dict[str, Any], text: str) -> None:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise RecipeError(f"--set {text}: must be key=value, e.g. --set sets.base.keep.motion.min=2.0")
+    *parents, last = key.split(".")
+    place = data
+    for parent in parents:
+        inner = place.get(parent)
+        place[parent] = dict(inner) if isinstance(inner, dict) else {}  # a copy: recipes may share what they extend
+        place = place[parent]
+    try:
+        place[last] = yaml.load(value, _Loader)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {text}: the value is not YAML: {error}") from None
+
+
+# -------------------------------------------------------------------------------------------------------------- errors
+
+
+def _explain(fault: Any) -> str:
+    place = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        return f"{place}: unknown key{_suggest(str(fault['loc'][-1]), _keys_beside(fault['loc']))}"
+    if fault["type"] == "missing":
+        return f"{place}: must be given"
+    got = fault.get("input")
+    if isinstance(got, str) and fault["type"] in {"float_type", "int_type"} and _is_number(got):
+        return f"{place}: YAML reads {got} as text; write it with a dot: {_with_dot(got)}"
+    return f"{place}: {fault['msg'][0].lower() + fault['msg'][1:]}, got {got!r}"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _with_dot(text: str) -> str:
+    mantissa, _, exponent = text.lower().partition("e")
+    sign = exponent if exponent[:1] in "+-" else f"+{exponent}"
+    return f"{mantissa if '.' in mantissa else mantissa + '.0'}e{sign}" if exponent else text
+
+
+def _keys_beside(place: tuple[Any, ...]) -> list[str]:
+    """The keys that are allowed where an unknown one was found, by walking the model's annotations."""
+    models: dict[str, type[BaseModel]] = {
+        "curate": Curate, "shots": Shots, "start": Start, "proxies": Proxies, "signals": Signals, "embed": Embed,
+        "concepts": Concepts, "cache": Cache, "feeds": Feed, "flow": Flow, "losses": Losses, "phases": Phase,
+        "end": End, "unfreeze": Unfreeze, "image_to_video": Image2Video, "lora": Lora, "keep": Bound,
+        "sets": Set, "views": View, "stages": Stage,
+    }  # fmt: skip
+    inner = [models[str(part)] for part in place[:-1] if str(part) in models]
+    return list((inner[-1] if inner else Recipe).model_fields)
+
+
+def _suggest(word: str, known: Any) -> str:
+    close = difflib.get_close_matches(word, [str(key) for key in known], n=1)
+    return f", did you mean '{close[0]}'?" if close else ""
+
+
+def _only_keys(data: dict[str, Any], allowed: set[str], where: str) -> None:
+    for key in data:
+        if key not in allowed:
+            raise RecipeError(f"{where}: {key}: unknown key{_suggest(str(key), allowed)}")
+
+
+# ---------------------------------------------------------------------------------------------------------------- sets
+
+
+def _intersect(outer: Bound, inner: Bound) -> Bound:
+    lows = [b for b in (outer.min, inner.min) if b is not None]
+    highs = [b for b in (outer.max, inner.max) if b is not None]
+    return Bound(min=max(lows) if lows else None, max=min(highs) if highs else None)
+
+
+def _check_sets(recipe: Recipe) -> None:
+    for name, chosen in recipe.sets.items():
+        _check_line(recipe, name)
+        for score, bound in chosen.keep.items():
+            place = f"sets.{name}.keep.{score}"
+            if score not in SCORES:
+                raise RecipeError(f"{place}: unknown key{_suggest(score, SCORES)}")
+            if bound.min is not None and bound.max is not None and bound.min > bound.max:
+                raise RecipeError(f"{place}: min {bound.min} is above max {bound.max}")
+            if chosen.parent:
+                _check_stricter(place, bound, recipe.bounds(chosen.parent).get(score, Bound()), chosen.parent)
+
+
+def _check_line(recipe: Recipe, name: str) -> None:
+    seen = [name]
+    while (parent := recipe.sets[seen[-1]].parent) is not None:
+        if parent not in recipe.sets:
+            raise RecipeError(f"sets.{seen[-1]}.parent: no set '{parent}'{_suggest(parent, recipe.sets)}")
+        if parent in seen:
+            raise RecipeError(f"sets.{name}.parent: a set cannot be its own ancestor ({' -> '.join([*seen, parent])})")
+        seen.append(parent)
+    media = {recipe.sets[one].media for one in seen} - {None}
+    if len(media) > 1:
+        raise RecipeError(f"sets.{name}.media: must be its parent's or narrower, got {' and '.join(sorted(media))}")
+
+
+def _check_stricter(place: str, bound: Bound, parent: Bound, parent_name: str) -> None:
+    if bound.min is not None and parent.min is not None and bound.min < parent.min:
+        raise RecipeError(f"{place}.min: {bound.min} is looser than {parent.min} of its parent '{parent_name}'")
+    if bound.max is not None and parent.max is not None and bound.max > parent.max:
+        raise RecipeError(f"{place}.max: {bound.max} is looser than {parent.max} of its parent '{parent_name}'")
+
+
+def _check_stages(recipe: Recipe) -> None:
+    for view_name, view in recipe.views.items():
+        if view.frames % 4 != 1:
+            raise RecipeError(
+                f"views.{view_name}.frames: must be 1 or 4n+1 (the VAE's stride in time), got {view.frames}"
+            )
+        if view.frames > 1 and view.fps is None:
+            raise RecipeError(f"views.{view_name}.fps: must be given for a view of more than one frame")
+    for name, stage in recipe.stages.items():
+        for index, feed in enumerate(stage.feeds):
+            for kind, known in (("set", recipe.sets), ("view", recipe.views)):
+                chosen = getattr(feed, kind)
+                if chosen not in known:
+                    place = f"stages.{name}.feeds.{index}.{kind}"
+                    raise RecipeError(f"{place}: no {kind} '{chosen}'{_suggest(chosen, known)}")
