@@ -1,0 +1,183 @@
+"""How every command behaves: exit codes, signals, one clear line per error, one holder per workspace.
+
+0 whole · 1 error · 2 usage or recipe · 3 busy · 4 finished, but lost more than `max_loss` · 130 / 143 interrupted and
+resumable. The first signal lets the part at hand finish, the second stops at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+from media import storage
+from pipelines import RecipeError
+
+LEASE_S = 60.0  # a holder on an object store that has not renewed for this long is dead
+
+
+class Busy(RuntimeError):
+    """Somebody else works here. Exit code 3."""
+
+
+class TooMuchLost(RuntimeError):
+    """The run is finished, but lost more than the recipe allows. Exit code 4."""
+
+
+class Interrupted(RuntimeError):
+    """Stopped on request at a point from which the same command goes on. number: the signal's."""
+
+    def __init__(self, number: int):
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+class Stop:
+    """Turns the first SIGINT / SIGTERM into a wish that `check()` raises between parts; the second one ends at once."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._asked)
+
+    def _asked(self, number: int, _frame: Any) -> None:
+        if self.number is not None:
+            os._exit(128 + number)
+        self.number = number
+        print("\nstopping after the part at hand; once more to stop now", file=sys.stderr, flush=True)
+
+    def check(self) -> None:
+        if self.number is not None:
+            raise Interrupted(self.number)
+
+
+def run(body: Callable[[], int | None]) -> NoReturn:
+    """Run a command's body and leave with the house's exit code. A traceback is shown only with DAILIES_DEBUG=1."""
+    try:
+        code = body() or 0
+    except Exception as error:  # noqa: BLE001 (the one place where every error becomes a line and a code)
+        code = _explain(error)
+    except KeyboardInterrupt:
+        code = 130
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def go_on() -> str:
+    """The command line that continues this run."""
+    program = os.path.basename(sys.argv[0])
+    if program.endswith(".py"):
+        spec = getattr(sys.modules["__main__"], "__spec__", None)
+        program = f"python -m {spec.name.removesuffix('.__main__')}" if spec else f"python {sys.argv[0]}"
+    return " ".join([program, *sys.argv[1:]])
+
+
+def _explain(error: Exception) -> int:
+    if os.environ.get("DAILIES_DEBUG") == "1":
+        traceback.print_exc()
+    if isinstance(error, Interrupted):
+        print(f"interrupted; go on with: {go_on()}", file=sys.stderr)
+        return 128 + error.number
+    for kind, code in ((Busy, 3), (TooMuchLost, 4), (RecipeError, 2), (FileNotFoundError, 2), (PermissionError, 2)):
+        if isinstance(error, kind):
+            print(f"error: {_text(error)}", file=sys.stderr)
+            return code
+    hint = "" if os.environ.get("DAILIES_DEBUG") == "1" else " (DAILIES_DEBUG=1 shows where)"
+    print(f"error: {type(error).__name__}: {_text(error)}{hint}", file=sys.stderr)
+    return 1
+
+
+def _text(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split("\n")) if not isinstance(error, RecipeError) else str(error)
+
+
+# ---------------------------------------------------------------------------------------------------------------- lock
+
+
+@contextmanager
+def hold(folder: str, what: str) -> Iterator[None]:
+    """Be the only one of `what` in a folder, local or on a store. Raises Busy naming the holder; the dead are replaced.
+
+    Locally an flock, which the system frees with its process; on a store a lease, renewed every third of LEASE_S.
+    """
+    path = storage.join(folder, f".{what}.lock")
+    with _lease(path) if storage.is_remote(path) else _flock(path):
+        yield
+
+
+@contextmanager
+def _flock(path: str) -> Iterator[None]:
+    import fcntl
+
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        file = open(path, "a+")  # noqa: SIM115 (held until the end)
+    except OSError as error:
+        raise PermissionError(error.errno, f"cannot write there ({error.strerror})", os.path.dirname(path)) from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise Busy(f"{os.path.dirname(path)} is busy: {_who(file.read())} works here") from None
+        file.truncate(0)
+        file.write(_me())
+        file.flush()
+        yield
+
+
+@contextmanager
+def _lease(path: str) -> Iterator[None]:
+    if storage.exists(path):
+        held = json.loads(storage.read_bytes(path))
+        if time.time() - held["time"] < LEASE_S and not _dead_here(held):
+            raise Busy(f"{path} is held by {_who(json.dumps(held))}; it lapses {LEASE_S:.0f} s after its holder's end")
+    storage.write_bytes(path, _me().encode())
+    done = threading.Event()
+
+    def renew() -> None:
+        while not done.wait(LEASE_S / 3):
+            storage.write_bytes(path, _me().encode())
+
+    thread = threading.Thread(target=renew, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        storage.remove(path)
+
+
+def _me() -> str:
+    return json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "time": time.time(), "command": go_on()})
+
+
+def _who(text: str) -> str:
+    try:
+        held = json.loads(text)
+        return f"process {held['pid']} on {held['host']} ({held['command']})"
+    except (ValueError, KeyError):
+        return "another process"
+
+
+def _dead_here(held: dict[str, Any]) -> bool:
+    if held["host"] != socket.gethostname():
+        return False
+    try:
+        os.kill(held["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False

@@ -1,0 +1,241 @@
+"""One video at a time in a process of its own: a decoder that crashes or hangs costs one video, not the run.
+
+The child (`python -m curate.isolate`) speaks JSON lines over its standard streams and spools rows as Arrow files; the
+parent takes them only when the video is finished. A video that kills its child twice is quarantined.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from pipelines import Curate
+
+STRIKES = 2
+BATCH_ROWS = 64
+
+
+class Task(NamedTuple):
+    """What the child needs to scan one video; JSON data only."""
+
+    video_id: str
+    path: str
+    bytes: int
+    tag: str
+    want: list[str]
+
+
+class Scanned(NamedTuple):
+    """video: row of `videos`; rows: table name -> Arrow batches file; seconds: spent in the child."""
+
+    video: dict[str, Any]
+    spool: Path
+    seconds: float
+
+    def batches(self, table: str) -> Iterator[pa.RecordBatch]:
+        path = self.spool / f"{table}.arrow"
+        if path.exists():
+            with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as reader:
+                yield from reader
+
+
+class Isolated:
+    """A child process that scans videos, restarted when it dies. Use as a context; `scan` may be called many times."""
+
+    def __init__(self, settings: Curate, threads: int = 1):
+        self.settings = settings
+        self.threads = threads
+        self.child: subprocess.Popen[bytes] | None = None
+        self.errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed with this object)
+        self.buffer = b""
+
+    def __enter__(self) -> Isolated:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+        self.errors.close()
+
+    def scan(self, task: Task, spool: Path, beat: Callable[[int], None]) -> Scanned:
+        """Scan a video into `spool` (emptied first). Never raises for a bad video: it ends as a row with its reason."""
+        reasons = []
+        for _ in range(STRIKES):
+            for stale in spool.glob("*.arrow"):
+                stale.unlink()
+            started = time.monotonic()
+            answer, reason = self._ask(task, spool, beat)
+            if answer is not None:
+                return Scanned(answer, spool, time.monotonic() - started)
+            reasons.append(reason)
+        for stale in spool.glob("*.arrow"):
+            stale.unlink()
+        row = {"media": "video", "status": "quarantined", "reason": f"{STRIKES} strikes: {'; '.join(reasons)}"}
+        return Scanned(row, spool, 0.0)
+
+    def _ask(self, task: Task, spool: Path, beat: Callable[[int], None]) -> tuple[dict[str, Any] | None, str]:
+        child = self._alive()
+        message = {"task": task._asdict(), "spool": str(spool)}
+        try:
+            assert child.stdin is not None
+            child.stdin.write(json.dumps(message).encode() + b"\n")
+            child.stdin.flush()
+        except BrokenPipeError:
+            return None, self._epitaph()
+        while True:
+            line = self._line()
+            if line is None:
+                self._end()
+                return None, f"hung: no frame in {self.settings.stall_s:g} s"
+            if not line:
+                return None, self._epitaph()
+            answer = json.loads(line)
+            if "video" in answer:
+                return answer["video"], ""
+            if "fault" in answer:
+                return None, answer["fault"]
+            beat(answer["beat"])
+
+    def _line(self) -> bytes | None:
+        """The next line of the child; empty when it is dead, None when it was silent for stall_s."""
+        child = self._alive()
+        assert child.stdout is not None
+        deadline = time.monotonic() + self.settings.stall_s
+        while b"\n" not in self.buffer:
+            ready, _, _ = select.select([child.stdout], [], [], max(0.0, deadline - time.monotonic()))
+            if not ready:
+                return None
+            chunk = os.read(child.stdout.fileno(), 65536)
+            if not chunk:
+                return b""
+            self.buffer += chunk
+        line, _, self.buffer = self.buffer.partition(b"\n")
+        return line
+
+    def _alive(self) -> subprocess.Popen[bytes]:
+        if self.child is None:
+            self.buffer = b""
+            environment = os.environ | {"OMP_NUM_THREADS": str(self.threads)}
+            self.child = subprocess.Popen(
+                [sys.executable, "-m", "curate.isolate", self.settings.model_dump_json(), str(self.threads)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self.errors,
+                env=environment,
+            )
+        return self.child
+
+    def _epitaph(self) -> str:
+        assert self.child is not None
+        code = self.child.wait()
+        self.errors.seek(max(0, self.errors.seek(0, os.SEEK_END) - 2000))
+        said = self.errors.read().decode(errors="replace").strip().split("\n")[-1][:200]
+        self._end()
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        return f"the decoder died ({how}{': ' + said if said else ''})"
+
+    def _end(self) -> None:
+        if self.child is not None:
+            self.child.kill()
+            self.child.wait()
+            for stream in (self.child.stdin, self.child.stdout):
+                if stream is not None:
+                    stream.close()
+        self.child = None
+
+
+# --------------------------------------------------------------------------------------------------------------- child
+
+
+class Spool:
+    """Rows of each table into an Arrow stream file of their own, a batch at a time."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.waiting: dict[str, list[dict[str, Any]]] = {}
+        self.writers: dict[str, pa.RecordBatchStreamWriter] = {}
+
+    def add(self, table: str, rows: list[dict[str, Any]]) -> None:
+        self.waiting.setdefault(table, []).extend(rows)
+        if len(self.waiting[table]) >= BATCH_ROWS:
+            self._flush(table)
+
+    def close(self) -> None:
+        for table in list(self.waiting):
+            self._flush(table)
+        for writer in self.writers.values():
+            writer.close()
+
+    def _flush(self, table: str) -> None:
+        from curate.tables import SCHEMAS, scores_schema, typed
+
+        rows, self.waiting[table] = self.waiting[table], []
+        if not rows:
+            return
+        if table.startswith("scores."):
+            from curate.signals import SIGNALS
+
+            schema = scores_schema(SIGNALS[table.removeprefix("scores.")].columns)
+        else:
+            schema = SCHEMAS[table]
+        if table not in self.writers:
+            self.writers[table] = pa.ipc.new_stream(str(self.folder / f"{table}.arrow"), schema)
+        self.writers[table].write_table(typed(rows, schema))
+
+
+def _serve(settings: Curate, answers: int) -> None:
+    def say(message: dict[str, Any]) -> None:
+        os.write(answers, json.dumps(message).encode() + b"\n")
+
+    for line in sys.stdin.buffer:
+        message = json.loads(line)
+        say(_scanned(settings, message, say))
+
+
+def _scanned(settings: Curate, message: dict[str, Any], say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    from curate.scan import Source, scan_video
+
+    task = Task(**message["task"])
+    source = Source(task.video_id, task.path, task.bytes, task.tag)
+    spool = Spool(Path(message["spool"]))
+    try:
+        video = scan_video(source, settings, frozenset(task.want), spool.add, lambda frames: say({"beat": frames}))
+        spool.close()
+        return {"video": video}
+    except Exception as error:  # noqa: BLE001 (told to the parent, which counts it as a strike)
+        return {"fault": f"{type(error).__name__}: {error}"[:500]}
+
+
+def _end_with_parent() -> None:
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _main() -> None:
+    _end_with_parent()
+    answers = os.dup(1)
+    os.dup2(2, 1)  # what a library prints must not mix with the answers
+    import cv2
+
+    cv2.setNumThreads(int(sys.argv[2]))
+    _serve(Curate.model_validate_json(sys.argv[1]), answers)
+
+
+if __name__ == "__main__":
+    _main()
