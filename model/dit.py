@@ -1,0 +1,166 @@
+"""HunyuanVideo's diffusion transformer (arXiv 2412.03603, section 4.3), exact.
+
+The names of its modules are those of the released checkpoint, so official weights load as they are. The forward pass
+is one straight line: an image-to-video variant differs in what is fed in (model/conditioning.py), not in here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+from model.attention import crop_text, key_mask
+from model.blocks import DoubleBlock, FinalLayer, Modulation, SingleBlock
+from model.embedders import PatchEmbed, RefinerBlock, TextRefiner, TimeEmbed, VectorEmbed, unpatch
+from model.rope import rope_table
+
+
+class DiT(nn.Module):
+    """Arguments: see model/sizes.py. Raises ValueError where sizes do not fit together.
+
+    checkpointing: "none"; "selective" keeps the attention's results and recomputes the rest; "full" recomputes blocks.
+    """
+
+    def __init__(
+        self, *, in_channels: int = 16, out_channels: int = 16, width: int, heads: int, double_blocks: int,
+        single_blocks: int, refiner_blocks: int = 2, mlp_ratio: float = 4.0, rope_axes: tuple[int, int, int],
+        rope_theta: float = 256.0, patch: tuple[int, int, int] = (1, 2, 2), text_width: int, pooled_width: int,
+        guidance: bool = False, checkpointing: str = "none",
+    ) -> None:  # fmt: skip
+        super().__init__()
+        if width % heads or sum(rope_axes) != width // heads or any(axis % 2 for axis in rope_axes):
+            raise ValueError(
+                f"rope_axes must be even and add up to width / heads, got {rope_axes} for {width} / {heads}"
+            )
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.patch, self.rope_axes, self.rope_theta = tuple(patch), tuple(rope_axes), rope_theta
+        self.checkpointing = checkpointing
+        mlp_width = int(width * mlp_ratio)
+        self.img_in = PatchEmbed(in_channels, width, self.patch)
+        self.txt_in = TextRefiner(text_width, width, heads, refiner_blocks)
+        self.time_in = TimeEmbed(width)
+        self.vector_in = VectorEmbed(pooled_width, width)
+        self.guidance_in = TimeEmbed(width) if guidance else None
+        self.double_blocks = nn.ModuleList(DoubleBlock(width, heads, mlp_width) for _ in range(double_blocks))
+        self.single_blocks = nn.ModuleList(SingleBlock(width, heads, mlp_width) for _ in range(single_blocks))
+        self.final_layer = FinalLayer(width, out_channels * patch[0] * patch[1] * patch[2])
+        initialise(self)
+
+    def forward(
+        self, x: Tensor, t: Tensor, text: Tensor, text_mask: Tensor | None, pooled: Tensor,
+        guidance: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Video x (B, C, T, H, W) -> velocity (B, C out, T, H, W), in the dtype of the weights.
+
+        t: (B,) in [0, 1000], or (B, T) for times of the single frames; the text then stands at the latest of them.
+        text (B, L, text width); text_mask (B, L) bool, True for the first tokens of each row, None when all count;
+        pooled (B, pooled width); guidance (B,), 1000 x the scale, for models that embed it.
+        Raises ValueError when x does not fit the patch, or guidance is given to (or kept from) the wrong model.
+        """
+        grid = self._grid(x)
+        dtype = self.img_in.proj.weight.dtype
+        text, text_mask = crop_text(text.to(dtype), text_mask)
+        vec, img_vec = self._condition(t, pooled.to(dtype), guidance)
+        img = self.img_in(x.to(dtype))
+        txt = self.txt_in(text, _latest(t), text_mask)
+        table = rope_table(grid, self.rope_axes, self.rope_theta, txt.shape[1], x.device)
+        mask = key_mask(text_mask, img.shape[1])
+        run = CHECKPOINTING[self.checkpointing]
+        for block in (*self.double_blocks, *self.single_blocks):
+            img, txt = run(block, img, txt, img_vec, vec, table, mask)
+        return unpatch(self.final_layer(img, vec), grid, self.patch)
+
+    def _grid(self, x: Tensor) -> tuple[int, int, int]:
+        if any(side % step for side, step in zip(x.shape[2:], self.patch)):
+            raise ValueError(f"frames, height and width must be multiples of the patch {self.patch}, got {x.shape[2:]}")
+        frames, height, width = (side // step for side, step in zip(x.shape[2:], self.patch))
+        return frames, height, width
+
+    def _condition(self, t: Tensor, pooled: Tensor, guidance: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What modulates text and output (B, 1, D), and what modulates the video (B, 1 or frames, D).
+
+        A frame that is given (its own t is 0) is modulated without guidance, as HunyuanVideo-I2V does.
+        """
+        if (self.guidance_in is None) != (guidance is None):
+            raise ValueError("guidance must be given to a model that embeds it, and to no other")
+        base = self.vector_in(pooled)[:, None]
+        extra = torch.zeros_like(base) if guidance is None else self.guidance_in(guidance)[:, None]  # type: ignore[misc]
+        vec = self.time_in(_latest(t))[:, None] + base + extra
+        if t.ndim == 1:
+            return vec, vec
+        frame_t = t.unflatten(1, (-1, self.patch[0])).amax(dim=2)  # a token of several frames stands at the latest
+        return vec, self.time_in(frame_t) + base + extra * (frame_t > 0)[..., None]
+
+
+def _latest(t: Tensor) -> Tensor:
+    return t if t.ndim == 1 else t.amax(dim=1)
+
+
+# -------------------------------------------------------------------------------------------------------- checkpointing
+
+Run = Callable[..., tuple[Tensor, Tensor]]
+
+_ATTENTION = {
+    getattr(torch.ops.aten, name).default
+    for name in (
+        "_scaled_dot_product_flash_attention",
+        "_scaled_dot_product_efficient_attention",
+        "_scaled_dot_product_cudnn_attention",
+        "_scaled_dot_product_flash_attention_for_cpu",
+    )
+    if hasattr(torch.ops.aten, name)
+}
+
+
+def _keep_attention(_context: Any, operator: Any, *_args: Any, **_kwargs: Any) -> CheckpointPolicy:
+    return CheckpointPolicy.MUST_SAVE if operator in _ATTENTION else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def _plain(block: nn.Module, *inputs: Any) -> tuple[Tensor, Tensor]:
+    return block(*inputs)
+
+
+def _selective(block: nn.Module, *inputs: Any) -> tuple[Tensor, Tensor]:
+    contexts = partial(create_selective_checkpoint_contexts, _keep_attention)
+    return checkpoint(block, *inputs, use_reentrant=False, context_fn=contexts)  # type: ignore[return-value]
+
+
+def _full(block: nn.Module, *inputs: Any) -> tuple[Tensor, Tensor]:
+    return checkpoint(block, *inputs, use_reentrant=False)  # type: ignore[return-value]
+
+
+CHECKPOINTING: dict[str, Run] = {"none": _plain, "selective": _selective, "full": _full}
+
+
+def compile_blocks(model: DiT, **options: Any) -> None:
+    """torch.compile each block on its own, in place: 60 blocks cost two compilations, and names stay as they are."""
+    for block in (*model.double_blocks, *model.single_blocks):
+        block.compile(**options)
+
+
+# ------------------------------------------------------------------------------------------------------ initial weights
+
+
+def initialise(model: DiT) -> None:
+    """The released model's start: modulations and output zero, time embeddings narrow, patches as a linear layer's."""
+    nn.init.xavier_uniform_(model.img_in.proj.weight.flatten(1))
+    nn.init.zeros_(model.img_in.proj.bias)  # type: ignore[arg-type]
+    for module in model.modules():
+        if isinstance(module, TimeEmbed):
+            nn.init.normal_(module.mlp[0].weight, std=0.02)  # type: ignore[arg-type]
+            nn.init.normal_(module.mlp[2].weight, std=0.02)  # type: ignore[arg-type]
+        elif isinstance(module, Modulation):
+            _zero(module.linear)
+        elif isinstance(module, (RefinerBlock, FinalLayer)):
+            _zero(module.adaLN_modulation[1])
+    _zero(model.final_layer.linear)
+
+
+def _zero(linear: Any) -> None:
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
