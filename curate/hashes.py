@@ -2,7 +2,7 @@
 
 A bit says whether one of the 64 lowest cosine coefficients of the luma (the mean left out) is above their median. The
 cosines are integrated over the area of each pixel, so the size of the picture does not matter; offset and gain of the
-brightness cancel. Exactly 32 bits of a hash are set. A frame without structure (black, a flat wall, fog) has the hash
+brightness cancel; black bars are cut off first, so letterboxing does not matter. Exactly 32 bits of a hash are set. A frame without structure (black, a flat wall, fog) has the hash
 BLANK, which no other frame can have, and which matches nothing.
 
 The idea is that of pHash and of PDQ (github.com/facebook/ThreatExchange, hashing.pdf); bits and numbers are our own.
@@ -20,6 +20,10 @@ BLANK = 0
 # Root mean square of the low-frequency picture, in grey levels, below which bits are noise: H.264 at crf 23-35 changes
 # each coefficient of a flat frame by up to ~0.3 grey levels, which has to stay far below the whole.
 MIN_STRUCTURE = 2.0
+# A line of a black bar: dark (16 is video black, the rest is room for brightening) and flat but for coding noise.
+BAR_LEVEL = 28.0
+BAR_FLATNESS = 3.0
+BAR_REACH = 0.4  # share of the side that a bar may cover; beyond it a dark picture is a dark picture
 
 
 def frame_hash(luma: np.ndarray) -> int:
@@ -29,13 +33,19 @@ def frame_hash(luma: np.ndarray) -> int:
     """
     if luma.ndim != 2 or luma.dtype != np.uint8 or luma.size == 0:
         raise ValueError(f"luma must be uint8 (h, w) and not empty, got {luma.dtype} {luma.shape}")
-    coefficients = _coefficients(luma)
+    coefficients = _coefficients(luma[active_area(luma)])
     if float(np.sqrt(np.sum(coefficients**2))) < MIN_STRUCTURE:
         return BLANK
     order = np.argsort(coefficients, kind="stable")
     bits = np.zeros(BITS, dtype=np.uint8)
     bits[order[BITS // 2 :]] = 1
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
+
+
+def active_area(luma: np.ndarray) -> tuple[slice, slice]:
+    """uint8 (h, w) -> rows and columns inside the black bars; all of it where there are none."""
+    rows = _inside(luma)
+    return rows, _inside(luma[rows].T)
 
 
 def frame_hashes(frames: np.ndarray) -> np.ndarray:
@@ -59,6 +69,22 @@ def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def is_blank(hashes: np.ndarray) -> np.ndarray:
     """uint64 (...) -> bool (...): frames without structure."""
     return np.asarray(hashes, dtype=np.uint64) == BLANK
+
+
+def _inside(lines: np.ndarray) -> slice:
+    """uint8 (n, m) -> the lines between the first and the last that belong to no bar.
+
+    Lines are looked at from both ends only as far as they are bars, which for most pictures is not far.
+    """
+    count = len(lines)
+    reach = int(count * BAR_REACH)
+    first = next((i for i in range(reach) if not _is_bar(lines[i])), reach)
+    last = next((i for i in range(reach) if not _is_bar(lines[count - 1 - i])), reach)
+    return slice(0, count) if reach in (first, last) else slice(first, count - last)
+
+
+def _is_bar(line: np.ndarray) -> bool:
+    return float(line.mean()) <= BAR_LEVEL and float(line.std()) <= BAR_FLATNESS
 
 
 def _coefficients(luma: np.ndarray) -> np.ndarray:
