@@ -1,0 +1,85 @@
+"""Tensors <-> the bytes of one tar member, in the safetensors format, with nothing believed that the bytes claim.
+
+Loading copies nothing: tensors are views of the buffer, which may be a memory map.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from cache.fingerprint import CacheError
+
+DTYPES = {
+    "BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64,
+    "I64": torch.int64, "I32": torch.int32, "U8": torch.uint8,
+}  # fmt: skip
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+ALIGN = 64  # bytes: the data starts on a cache line, wherever the tar puts the member (a multiple of 512)
+MAX_HEADER_BYTES = 1_000_000
+
+
+def pack(tensors: Mapping[str, torch.Tensor], notes: Mapping[str, str] | None = None) -> bytes:
+    """Tensors in the order of their names, and notes, as a safetensors file. Equal input, equal bytes.
+
+    Only the elements are written, never the rest of the storage that a slice is a view of.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(sorted(notes.items()))} if notes else {}
+    chunks, at = [], 0
+    for name in sorted(tensors):
+        data = _raw(tensors[name])
+        header[name] = {
+            "dtype": NAMES[tensors[name].dtype],
+            "shape": list(tensors[name].shape),
+            "data_offsets": [at, at + len(data)],
+        }
+        chunks.append(data)
+        at += len(data)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % ALIGN)
+    return b"".join([len(text).to_bytes(8, "little"), text, *chunks])
+
+
+def unpack(buffer: memoryview, where: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tensors (views of the buffer) and notes. Raises CacheError naming `where` for anything malformed."""
+    if len(buffer) < 8:
+        raise CacheError(f"{where}: {len(buffer)} bytes are no safetensors")
+    length = int.from_bytes(buffer[:8], "little")
+    if length > min(MAX_HEADER_BYTES, len(buffer) - 8):
+        raise CacheError(f"{where}: a header of {length} bytes cannot lie in {len(buffer)} bytes")
+    layout, notes = _layout(bytes(buffer[8 : 8 + length]), len(buffer) - 8 - length, where)
+    start = 8 + length
+    tensors = {
+        name: torch.frombuffer(buffer, dtype=dtype, count=count, offset=start + offset).view(shape)
+        if count
+        else torch.empty(shape, dtype=dtype)
+        for name, dtype, shape, count, offset in layout
+    }
+    return tensors, dict(notes)
+
+
+@lru_cache(maxsize=4096)
+def _layout(header: bytes, room: int, where: str) -> tuple[tuple[tuple[Any, ...], ...], tuple[tuple[str, str], ...]]:
+    """(name, dtype, shape, elements, offset) of each tensor, checked to lie inside `room` bytes of data."""
+    try:
+        parsed = json.loads(header)
+        notes = tuple(parsed.pop("__metadata__", {}).items())
+        found = [(name, DTYPES[e["dtype"]], tuple(e["shape"]), *e["data_offsets"]) for name, e in parsed.items()]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CacheError(f"{where}: not a safetensors header ({error})") from None
+    layout = []
+    for name, dtype, shape, begin, end in found:
+        count = math.prod(shape)
+        if not (0 <= begin <= end <= room and end - begin == count * dtype.itemsize and all(n >= 0 for n in shape)):
+            raise CacheError(f"{where}: tensor {name} of shape {shape} does not fit bytes {begin}-{end} of {room}")
+        layout.append((name, dtype, shape, count, begin))
+    return tuple(layout), notes
+
+
+def _raw(tensor: torch.Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
