@@ -1,0 +1,259 @@
+"""A scene: a background plane, things standing nearer, things that move, and a camera. Rendered with exact truth.
+
+    scene = Scene(background="clouds", colours=("blue", "white"), thing="tree", thing_colour="green", move="pan left")
+    for frame in render_scene(scene, seed=0, width=320, height=180, times_s=np.arange(48) / 24): ...
+    measure_scene(scene, seed=0, width=320, height=180, times_s=np.arange(48) / 24).speed_px_s
+
+Each plane goes to the picture by a known homography, so the flow of every pixel is known in closed form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from .moves import BACKGROUND_DEPTH, CAMERA_CLASSES, Pose, camera_path, plane_to_image
+from .sprites import render_sprite
+from .textures import PHOTO_CROPS, Image, Rng, render_texture
+
+NEAREST_DEPTH, FARTHEST_DEPTH = 0.85, 1.35  # where standing things are
+GRID = (24, 14)  # points at which the flow is measured: columns, rows
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is to be seen. Speeds are in frame widths per second."""
+
+    background: str  # a key of TEXTURES or PHOTO_CROPS
+    colours: tuple[str, str] = ("blue", "white")  # of the background; keys of COLOURS
+    thing: str = "disc"  # a key of SHAPES
+    thing_colour: str = "red"
+    standing: int = 0  # things at rest nearer than the background, per frame area: they give depth
+    moving: int = 0  # things that move over the background
+    thing_size: float = 0.3  # of the frame's short side
+    thing_speed: float = 0.2
+    move: str = "static"  # a key of moves.PATHS
+    speed: float = 0.12  # of the camera: how fast the background flows
+
+    @property
+    def camera(self) -> str | None:
+        """The camera's class; None for a roll, and where pan and tilt cannot be told apart for want of depth."""
+        if self.move == "shake":
+            return "handheld"
+        flat = self.standing == 0 and self.move.split()[0] in ("pan", "tilt", "around")
+        return self.move if self.move in CAMERA_CLASSES and not flat else None
+
+    @property
+    def still(self) -> bool:
+        return self.move == "static" and self.moving == 0
+
+
+class Layer(NamedTuple):
+    """A picture on a plane; arrays (T,): where its centre is, in px of the plane from the plane's centre."""
+
+    image: Image  # uint8 (h, w, 3) repeating background, or (h, w, 4) premultiplied
+    depth: float
+    x: Image
+    y: Image
+    angle: Image
+
+
+class Flow(NamedTuple):
+    """How the picture moves: mean speed of all its points, and the mean velocity (right, down), in px per second."""
+
+    speed_px_s: float
+    right_px_s: float
+    down_px_s: float
+
+
+def render_scene(scene: Scene, seed: int | list[int], width: int, height: int, times_s: Image) -> Iterator[Image]:
+    """Frames uint8 (height, width, 3) RGB at times_s (T,). Equal arguments, equal bytes."""
+    pose, layers = build(scene, seed, width, height, times_s)
+    last_matrix, backdrop = None, np.empty(0)
+    for index in range(len(times_s)):
+        matrices = [layer_matrix(pose, layer, index, width, height) for layer in layers]
+        if last_matrix is None or not np.array_equal(matrices[0], last_matrix):
+            last_matrix, backdrop = matrices[0], _backdrop(layers[0].image, matrices[0], width, height)
+        frame = backdrop.copy()
+        for layer, matrix in zip(layers[1:], matrices[1:]):
+            _lay_over(frame, layer.image, matrix)
+        yield frame
+
+
+def measure_scene(scene: Scene, seed: int | list[int], width: int, height: int, times_s: Image) -> Flow:
+    """The true flow, averaged over a grid of points and over all pairs of neighbouring frames."""
+    pose, layers = build(scene, seed, width, height, times_s)
+    columns, rows = np.linspace(0, width - 1, GRID[0]), np.linspace(0, height - 1, GRID[1])
+    points = np.stack([*(axis.ravel() for axis in np.meshgrid(columns, rows)), np.ones(GRID[0] * GRID[1])])
+    totals = np.zeros(3)
+    for index in range(len(times_s) - 1):
+        flow = _flow(pose, layers, index, points, width, height) / (times_s[index + 1] - times_s[index])
+        totals += [np.hypot(*flow).mean(), flow[0].mean(), flow[1].mean()]
+    return Flow(*(float(value) for value in totals / max(1, len(times_s) - 1)))
+
+
+def build(scene: Scene, seed: int | list[int], width: int, height: int, times_s: Image) -> tuple[Pose, list[Layer]]:
+    """Camera poses and layers, far to near; the first layer is the background."""
+    rng = np.random.default_rng(seed)
+    pose = camera_path(scene.move, times_s, scene.speed, rng)
+    tall, wide = int(1.3 * height), int(1.3 * width)
+    backdrop = render_texture(scene.background, rng, tall, wide, scene.colours)
+    still = np.zeros(len(times_s))
+    layers = [Layer(backdrop, BACKGROUND_DEPTH, still, still, still)]
+    layers += _movers(scene, rng, width, height, times_s)
+    layers += sorted(_standers(scene, rng, width, height, times_s, pose), key=lambda layer: -layer.depth)
+    return pose, layers
+
+
+def layer_matrix(pose: Pose, layer: Layer, index: int, width: int, height: int) -> Image:
+    """float64 (3, 3): px of the layer's picture -> px of frame `index`."""
+    tall, wide = layer.image.shape[:2]
+    cos, sin = np.cos(layer.angle[index]), np.sin(layer.angle[index])
+    to_centre = np.array([[1, 0, -(wide - 1) / 2], [0, 1, -(tall - 1) / 2], [0, 0, 1]])
+    place = np.array([[cos, -sin, layer.x[index]], [sin, cos, layer.y[index]], [0, 0, 1]])
+    return plane_to_image(pose, index, layer.depth, width, height) @ place @ to_centre
+
+
+def _movers(scene: Scene, rng: Rng, width: int, height: int, times_s: Image) -> list[Layer]:
+    return [_mover(scene, rng, width, height, times_s) for _ in range(scene.moving)]
+
+
+def _mover(scene: Scene, rng: Rng, width: int, height: int, times_s: Image) -> Layer:
+    """A thing that flies straight and bounces off the frame's edges, turning slowly."""
+    side = _side(scene, rng, width, height)
+    heading, spin = rng.uniform(0, 2 * np.pi), rng.uniform(-0.8, 0.8)
+    speed = scene.thing_speed * width * rng.uniform(0.8, 1.2)
+    room_x, room_y = max(1.0, (width - side) / 2), max(1.0, (height - side) / 2)
+    x = _bounce(rng.uniform(-1, 1) * room_x + speed * np.cos(heading) * times_s, room_x)
+    y = _bounce(rng.uniform(-1, 1) * room_y + speed * np.sin(heading) * times_s, room_y)
+    image = render_sprite(scene.thing, rng, side, scene.thing_colour)
+    return Layer(image, BACKGROUND_DEPTH, x, y, spin * times_s)
+
+
+def _bounce(way: Image, room: float) -> Image:
+    """Triangle wave: goes to and fro in [-room, room]."""
+    return np.abs((way - room) % (4 * room) - 2 * room) - room
+
+
+def _standers(scene: Scene, rng: Rng, width: int, height: int, times_s: Image, pose: Pose) -> Iterator[Layer]:
+    """Things spread evenly over what the camera sees on its way (a golden-ratio sequence leaves no gaps)."""
+    reach_x, reach_y = _reach(pose, width, height)
+    count = round(scene.standing * reach_x / width * reach_y / height)
+    start = rng.random(2)
+    still = np.zeros(len(times_s))
+    for index in range(count):
+        u, v = (start + (index + 1) * np.array([0.7548776662, 0.5698402910])) % 1 - 0.5
+        depth = rng.uniform(NEAREST_DEPTH, FARTHEST_DEPTH)
+        image = render_sprite(scene.thing, rng, _side(scene, rng, width, height), scene.thing_colour)
+        tilt = rng.uniform(-0.15, 0.15)
+        yield Layer(image, depth, still + u * reach_x, still + v * reach_y, still + tilt)
+
+
+def _reach(pose: Pose, width: int, height: int) -> tuple[float, float]:
+    """Size in px of the part of the near planes that the camera gets to see."""
+    slide_x, slide_y = np.ptp(pose.x) / NEAREST_DEPTH + np.ptp(pose.yaw), np.ptp(pose.y) / NEAREST_DEPTH
+    widest = 1.05 / float(pose.zoom.min())
+    return width * (widest + slide_x), height * widest + width * float(slide_y + np.ptp(pose.pitch))
+
+
+def _side(scene: Scene, rng: Rng, width: int, height: int) -> int:
+    return max(12, int(scene.thing_size * min(width, height) * rng.uniform(0.75, 1.25)))
+
+
+def _backdrop(image: Image, matrix: Image, width: int, height: int) -> Image:
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpPerspective(
+        image, np.linalg.inv(matrix), (width, height), flags=flags, borderMode=cv2.BORDER_REFLECT_101
+    )
+
+
+def _lay_over(frame: Image, image: Image, matrix: Image) -> None:
+    """Warps a premultiplied RGBA picture over the frame, in the rectangle it covers only."""
+    height, width = frame.shape[:2]
+    tall, wide = image.shape[:2]
+    corners = matrix @ np.array([[0, wide, 0, wide], [0, 0, tall, tall], [1, 1, 1, 1]], float)
+    if (corners[2] <= 1e-6).any():
+        return  # (partly) behind the camera
+    x, y = corners[:2] / corners[2]
+    left, right = max(0, int(x.min()) - 1), min(width, int(x.max()) + 2)
+    top, bottom = max(0, int(y.min()) - 1), min(height, int(y.max()) + 2)
+    if right <= left or bottom <= top:
+        return
+    moved = np.array([[1, 0, -left], [0, 1, -top], [0, 0, 1]]) @ matrix
+    warped = cv2.warpPerspective(image, moved, (right - left, bottom - top), flags=cv2.INTER_LINEAR)
+    under = frame[top:bottom, left:right]
+    through = cv2.cvtColor(255 - warped[..., 3], cv2.COLOR_GRAY2BGR)
+    frame[top:bottom, left:right] = cv2.add(cv2.multiply(under, through, scale=1 / 255), warped[..., :3])
+
+
+def _flow(pose: Pose, layers: list[Layer], index: int, points: Image, width: int, height: int) -> Image:
+    """(2, N) px from frame `index` to the next one, at homogeneous points (3, N): of the nearest layer there."""
+    flow = np.zeros((2, points.shape[1]))
+    for layer in layers:
+        now = layer_matrix(pose, layer, index, width, height)
+        then = layer_matrix(pose, layer, index + 1, width, height)
+        local = np.linalg.inv(now) @ points
+        moved = then @ local
+        hit = _covers(layer.image, local[:2] / local[2]) if layer.image.shape[2] == 4 else np.ones(len(local[0]), bool)
+        flow[:, hit] = (moved[:2] / moved[2] - points[:2])[:, hit]
+    return flow
+
+
+def _covers(image: Image, local: Image) -> Image:
+    """bool (N,): the picture is opaque at points (2, N)."""
+    x, y = np.clip(np.nan_to_num(local), -1e6, 1e6).round().astype(int)
+    inside = (x >= 0) & (y >= 0) & (x < image.shape[1]) & (y < image.shape[0])
+    inside[inside] = image[y[inside], x[inside], 3] > 127
+    return inside
+
+
+def describe(scene: Scene) -> str:
+    """The scene in one plain English sentence."""
+    if scene.background in PHOTO_CROPS:
+        ground = f"a photograph of {PHOTO_NAMES[scene.background]}"
+    else:
+        ground = GROUND_NAMES[scene.background].format(*scene.colours)
+    thing = f"{scene.thing_colour} {scene.thing}"
+    plural = f"{thing}es" if thing.endswith(("s", "ss")) else f"{thing}s"
+    subject = f"{plural.capitalize()} {'moving over' if scene.moving else 'in front of'} {ground}"
+    if scene.moving + scene.standing == 0:
+        subject = ground[0].upper() + ground[1:]
+    return f"{subject}. {CAMERA_NAMES.get(scene.move, f'The camera does a {scene.move}')}."
+
+
+GROUND_NAMES = {
+    "gradient": "a {0} to {1} gradient",
+    "clouds": "{1} clouds on a {0} sky",
+    "tiles": "a wall of {0} and {1} tiles",
+    "stripes": "{0} and {1} stripes",
+    "waves": "{0} and {1} waves",
+    "bricks": "a {0} brick wall with {1} joints",
+    "dots": "a {0} ground with {1} dots",
+    "city": "a city of {1} houses under a {0} sky",
+    "quadrants": "four fields, red, green, blue and yellow",
+}
+PHOTO_NAMES = {
+    "temple": "a Chinese temple",
+    "temple_left": "a temple roof under the sky",
+    "temple_right": "a temple tower under the sky",
+    "garden_left": "the walls of a Chinese temple",
+    "garden_right": "the stairs of a Chinese temple",
+    "flower": "an orange flower",
+    "petals": "the petals of an orange flower",
+    "leaves": "green leaves beside a flower",
+}
+CAMERA_NAMES = {
+    "static": "The camera stands still",
+    "handheld": "The camera is held by hand",
+    "shake": "The camera shakes",
+    "roll": "The camera rolls",
+    "zoom in": "The camera zooms in",
+    "zoom out": "The camera zooms out",
+    **{f"pan {way}": f"The camera pans {way}" for way in ("up", "down", "left", "right")},
+    **{f"tilt {way}": f"The camera tilts {way}" for way in ("up", "down", "left", "right")},
+    **{f"around {way}": f"The camera moves around to the {way}" for way in ("left", "right")},
+}
