@@ -86,6 +86,9 @@ def _explain(error: Exception) -> int:
     if isinstance(error, Interrupted):
         print(f"interrupted; go on with: {go_on()}", file=sys.stderr)
         return 128 + error.number
+    if hasattr(error, "format_message"):  # a usage error of the command line parser
+        print(f"error: {error.format_message()} (--help teaches)", file=sys.stderr)  # type: ignore[attr-defined]
+        return 2
     for kind, code in ((Busy, 3), (TooMuchLost, 4), (RecipeError, 2), (FileNotFoundError, 2), (PermissionError, 2)):
         if isinstance(error, kind):
             print(f"error: {_text(error)}", file=sys.stderr)
@@ -181,3 +184,55 @@ def _dead_here(held: dict[str, Any]) -> bool:
     except PermissionError:
         return False
     return False
+
+
+# ------------------------------------------------------------------------------------------------------------ progress
+
+
+class Progress:
+    """One line on standard error: done / total, rate, time left. as_json: JSON lines on standard output instead.
+
+    On a terminal the line is redrawn twice a second, elsewhere written every ten seconds and at the end.
+    """
+
+    def __init__(self, what: str, total: int, as_json: bool = False):
+        self.what, self.total, self.as_json = what, total, as_json
+        self.done = 0
+        self.extra: dict[str, Any] = {}
+        self.started = time.monotonic()
+        self.shown = 0.0
+        self.lock = threading.Lock()
+
+    def add(self, count: int = 1, **extra: Any) -> None:
+        with self.lock:
+            self.done += count
+            self.extra |= extra
+            every = 0.5 if sys.stderr.isatty() or self.as_json else 10.0
+            if time.monotonic() - self.shown >= every:
+                self._show()
+
+    def close(self) -> None:
+        with self.lock:
+            self._show(end="\n")
+
+    def _show(self, end: str = "") -> None:
+        self.shown = time.monotonic()
+        seconds = max(1e-6, self.shown - self.started)
+        rate = self.done / seconds
+        left = (self.total - self.done) / rate if rate else None
+        if self.as_json:
+            event = {"what": self.what, "done": self.done, "total": self.total, "per_s": rate, "left_s": left}
+            print(json.dumps(event | self.extra), flush=True)
+            return
+        facts = "".join(f" · {value} {key}" for key, value in self.extra.items())
+        time_left = "" if left is None or self.done >= self.total else f" · {clock(left)} left"
+        line = f"{self.what} {self.done}/{self.total} · {rate:.3g}/s{facts}{time_left}"
+        redraw = sys.stderr.isatty()
+        print(f"\r\x1b[K{line}" if redraw else line, end=end if redraw else "\n", file=sys.stderr, flush=True)
+
+
+def clock(seconds: float) -> str:
+    """61 -> '1:01', 3700 -> '1:01:40'."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -6,16 +6,15 @@ YAML reads as text, an alias, a set looser than its parent are errors that name 
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, ValidationError
 
-MAX_YAML_BYTES = 1_000_000
+import recipe_file
+from recipe_file import RecipeError, suggest
 
 # Every number a set may bound, and what more of it means. Facts of the clip come first, then the signals' scores.
 SCORES: dict[str, str] = {
@@ -50,10 +49,6 @@ SCORES: dict[str, str] = {
     "faces": "largest number of faces seen in a frame",
     "largest_person": "largest share of the frame that one person covers",
 }
-
-
-class RecipeError(ValueError):
-    """The recipe, or a value given on the command line, is wrong. Commands print it and exit with 2."""
 
 
 class Frozen(BaseModel):
@@ -311,31 +306,9 @@ def load(config: str | Path | None = None, recipe: str | None = None, overrides:
 
     Raises RecipeError with the place of the fault and what to do about it.
     """
-    path = find(config)
-    document = read_yaml(path)
-    _only_keys(document, {"default", "recipes"}, str(path))
-    recipes = document.get("recipes")
-    if not isinstance(recipes, dict) or not recipes:
-        raise RecipeError(f"{path}: `recipes:` must hold at least one recipe")
-    name = recipe or document.get("default")
-    data = _extended(recipes, name, str(path), ())
-    for override in overrides:
-        _override(data, override)
+    data = recipe_file.read(config, recipe, overrides)
     data |= {key: value for key, value in top.items() if value is not None}
-    return check({"name": name, **data})
-
-
-def find(config: str | Path | None = None) -> Path:
-    """--config, else ./pipelines.yaml, else the copy that is installed with the package."""
-    if config is not None:
-        if not Path(config).is_file():
-            raise RecipeError(f"--config {config}: no such file")
-        return Path(config)
-    here = Path(__file__).resolve().parent
-    for path in (Path("pipelines.yaml"), here / "pipelines.yaml", here / "curate" / "pipelines.yaml"):
-        if path.is_file():
-            return path
-    raise RecipeError("no pipelines.yaml here: give one with --config")
+    return check(data)
 
 
 def check(data: dict[str, Any]) -> Recipe:
@@ -361,89 +334,13 @@ def fingerprint(settings: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-# ---------------------------------------------------------------------------------------------------------------- yaml
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML without aliases (an alias bomb of 342 bytes explodes when walked) and without duplicate keys."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
-            raise RecipeError(f"{mark.name}:{mark.line + 1}: aliases (*name) are not allowed, use `extends:`")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, (dict, list)) or key in seen:
-                line = key_node.start_mark.line + 1
-                raise RecipeError(f"{key_node.start_mark.name}:{line}: key '{key}' is written twice or is no scalar")
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """A strict mapping from a YAML file of at most 1 MB. Raises RecipeError."""
-    if Path(path).stat().st_size > MAX_YAML_BYTES:
-        raise RecipeError(f"{path}: larger than {MAX_YAML_BYTES} bytes, that is no recipe")
-    try:
-        with open(path, encoding="utf-8") as file:
-            document = yaml.load(file, _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: not YAML: {error}") from None
-    if not isinstance(document, dict):
-        raise RecipeError(f"{path}: must be a mapping with `default:` and `recipes:`")
-    return document
-
-
-def _extended(recipes: dict[str, Any], name: Any, where: str, above: tuple[str, ...]) -> dict[str, Any]:
-    if name not in recipes:
-        raise RecipeError(f"{where}: no recipe '{name}'{_suggest(str(name), recipes)}; there are {', '.join(recipes)}")
-    if name in above:
-        raise RecipeError(f"{where}: recipes.{name} extends itself by way of {' -> '.join(above)}")
-    data = dict(recipes[name] or {})
-    base = data.pop("extends", None)
-    return data if base is None else _merge(_extended(recipes, base, where, (*above, name)), data)
-
-
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Mappings merge, everything else replaces; `key: null` takes an inherited key away."""
-    merged = dict(base)
-    for key, value in over.items():
-        if value is None:
-            merged.pop(key, None)
-        elif isinstance(value, dict) and isinstance(merged.get(key), dict):
-            merged[key] = _merge(merged[key], value)
-        else:
-            merged[key] = value
-    return merged
-
-
-def _override(data: dict[str, Any], text: str) -> None:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise RecipeError(f"--set {text}: must be key=value, e.g. --set sets.base.keep.motion.min=2.0")
-    *parents, last = key.split(".")
-    place = data
-    for parent in parents:
-        inner = place.get(parent)
-        place[parent] = dict(inner) if isinstance(inner, dict) else {}  # a copy: recipes may share what they extend
-        place = place[parent]
-    try:
-        place[last] = yaml.load(value, _Loader)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"--set {text}: the value is not YAML: {error}") from None
-
-
 # -------------------------------------------------------------------------------------------------------------- errors
 
 
 def _explain(fault: Any) -> str:
     place = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
-        return f"{place}: unknown key{_suggest(str(fault['loc'][-1]), _keys_beside(fault['loc']))}"
+        return f"{place}: unknown key{suggest(str(fault['loc'][-1]), _keys_beside(fault['loc']))}"
     if fault["type"] == "missing":
         return f"{place}: must be given"
     got = fault.get("input")
@@ -467,26 +364,20 @@ def _with_dot(text: str) -> str:
 
 
 def _keys_beside(place: tuple[Any, ...]) -> list[str]:
-    """The keys that are allowed where an unknown one was found, by walking the model's annotations."""
-    models: dict[str, type[BaseModel]] = {
-        "curate": Curate, "shots": Shots, "start": Start, "proxies": Proxies, "signals": Signals, "embed": Embed,
-        "concepts": Concepts, "cache": Cache, "feeds": Feed, "flow": Flow, "losses": Losses, "phases": Phase,
-        "end": End, "unfreeze": Unfreeze, "image_to_video": Image2Video, "lora": Lora, "keep": Bound,
-        "sets": Set, "views": View, "stages": Stage,
-    }  # fmt: skip
-    inner = [models[str(part)] for part in place[:-1] if str(part) in models]
-    return list((inner[-1] if inner else Recipe).model_fields)
+    """The keys that are allowed where an unknown one was found: down the annotations, along the place's parts."""
+    model: Any = Recipe
+    for part in place[:-1]:
+        inner = model.model_fields.get(str(part)) if hasattr(model, "model_fields") else None
+        models = _models_in(inner.annotation) if inner is not None else []
+        model = models[0] if models else model
+    return list(model.model_fields)
 
 
-def _suggest(word: str, known: Any) -> str:
-    close = difflib.get_close_matches(word, [str(key) for key in known], n=1)
-    return f", did you mean '{close[0]}'?" if close else ""
-
-
-def _only_keys(data: dict[str, Any], allowed: set[str], where: str) -> None:
-    for key in data:
-        if key not in allowed:
-            raise RecipeError(f"{where}: {key}: unknown key{_suggest(str(key), allowed)}")
+def _models_in(annotation: Any) -> list[Any]:
+    """Settings classes inside an annotation such as dict[Name, Set] or Signal | None."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inner in get_args(annotation) for model in _models_in(inner)]
 
 
 # ---------------------------------------------------------------------------------------------------------------- sets
@@ -504,7 +395,7 @@ def _check_sets(recipe: Recipe) -> None:
         for score, bound in chosen.keep.items():
             place = f"sets.{name}.keep.{score}"
             if score not in SCORES:
-                raise RecipeError(f"{place}: unknown key{_suggest(score, SCORES)}")
+                raise RecipeError(f"{place}: unknown key{suggest(score, SCORES)}")
             if bound.min is not None and bound.max is not None and bound.min > bound.max:
                 raise RecipeError(f"{place}: min {bound.min} is above max {bound.max}")
             if chosen.parent:
@@ -515,7 +406,7 @@ def _check_line(recipe: Recipe, name: str) -> None:
     seen = [name]
     while (parent := recipe.sets[seen[-1]].parent) is not None:
         if parent not in recipe.sets:
-            raise RecipeError(f"sets.{seen[-1]}.parent: no set '{parent}'{_suggest(parent, recipe.sets)}")
+            raise RecipeError(f"sets.{seen[-1]}.parent: no set '{parent}'{suggest(parent, recipe.sets)}")
         if parent in seen:
             raise RecipeError(f"sets.{name}.parent: a set cannot be its own ancestor ({' -> '.join([*seen, parent])})")
         seen.append(parent)
@@ -545,4 +436,4 @@ def _check_stages(recipe: Recipe) -> None:
                 chosen = getattr(feed, kind)
                 if chosen not in known:
                     place = f"stages.{name}.feeds.{index}.{kind}"
-                    raise RecipeError(f"{place}: no {kind} '{chosen}'{_suggest(chosen, known)}")
+                    raise RecipeError(f"{place}: no {kind} '{chosen}'{suggest(chosen, known)}")

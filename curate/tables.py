@@ -209,7 +209,7 @@ class Tables:
         if not parts:
             raise FileNotFoundError(f"{self.folder(name)}: no such table, run `curate` first")
         for path in parts:
-            yield self._alive(read_part(path, columns))
+            yield self.alive(read_part(path, columns))
 
     def read(self, name: str, columns: list[str] | None = None) -> pa.Table:
         """A whole table, sorted by its key."""
@@ -222,7 +222,7 @@ class Tables:
         path = self.ledger_path(set_name)
         if not storage.exists(path):
             raise FileNotFoundError(f"{path}: set '{set_name}' is not made yet, run `curate` first")
-        return sort(self._alive(read_part(path)))
+        return sort(self.alive(read_part(path)))
 
     def _keys(self, name: str) -> list[str]:
         return [key for key in self.schema(name).names if key in ("clip_id", "video_id")]
@@ -244,7 +244,8 @@ class Tables:
             clips |= set(part.filter(pc.is_in(part["video_id"], self._gone_videos))["clip_id"].to_pylist())
         return clips
 
-    def _alive(self, table: pa.Table) -> pa.Table:
+    def alive(self, table: pa.Table) -> pa.Table:
+        """The rows that are neither forgotten nor superseded."""
         if "video_id" in table.column_names and len(self._gone_videos):
             table = table.filter(pc.invert(pc.is_in(table["video_id"], self._gone_videos)))
         if "clip_id" in table.column_names and len(self._gone_clips):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import pipelines
+import recipe_file
 from pipelines import RecipeError, load
 
 MINIMAL = """
@@ -41,7 +42,7 @@ def write(tmp_path: Path):
 
 def test_the_shipped_recipes_are_valid() -> None:
     shipped = Path(pipelines.__file__).parent / "pipelines.yaml"
-    for name in pipelines.read_yaml(shipped)["recipes"]:
+    for name in recipe_file.read_yaml(shipped)["recipes"]:
         recipe = load(shipped, name)
         assert pipelines.check(pipelines.resolved(recipe)) == recipe
 

@@ -1,0 +1,287 @@
+"""`curate run`: units of new footage are scanned, then captions, concepts and sets are made from tables alone.
+
+Each step looks at what is there, makes what is missing, and says what it did; a run without news makes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import commands
+import pipelines
+from curate import account, unit, units
+from curate.tables import SCHEMAS, Tables, forgotten, part_name, part_notes, superseded, typed, write_part
+from media import storage
+from pipelines import Recipe, RecipeError
+
+STEPS = ("scan", "captions", "concepts", "sets", "report")
+
+
+class How(NamedTuple):
+    """How to run: --local, its workers, the steps of --only, --refit, --json."""
+
+    local: bool
+    workers: int
+    steps: tuple[str, ...]
+    refit: bool
+    as_json: bool
+
+
+def run(recipe: Recipe, *, local: bool, workers: int | None, only: list[str] | None, refit: bool, as_json: bool) -> int:
+    """The whole command. Raises RecipeError, Busy, Interrupted, TooMuchLost; what is finished stays finished."""
+    wrong = [step for step in only or () if step not in STEPS]
+    if wrong:
+        raise RecipeError(f"--only {wrong[0]}: must be one of {', '.join(STEPS)}")
+    how = How(local, workers or os.cpu_count() or 1, tuple(only or STEPS), refit, as_json)
+    recipe = settled(recipe)
+    check_picks(recipe)
+    entries = units.footage(recipe.footage)
+    tables, stop, started = Tables(recipe), commands.Stop(), time.monotonic()
+    with commands.hold(tables.workspace, "curate"):
+        _sweep(tables.workspace)
+        _write_recipe(tables)
+        files = _listed(tables, entries, as_json)
+        tally = _scan(tables, files, how, stop) if "scan" in how.steps else Tally()
+        made = _global_steps(Tables(recipe), files, how, stop)
+    _say(tally, made, time.monotonic() - started, as_json)
+    account.show(recipe, as_json)
+    account.check_loss(Tables(recipe))
+    return 0
+
+
+class Tally:
+    """What a scan cost: units, videos, frames decoded, seconds of work over all workers."""
+
+    def __init__(self) -> None:
+        self.units, self.videos, self.frames, self.seconds = 0, 0, 0, 0.0
+
+    def add(self, done: unit.Done) -> None:
+        self.units += 1
+        self.videos += done.videos
+        self.frames += done.frames
+        self.seconds += done.seconds
+
+
+def settled(recipe: Recipe) -> Recipe:
+    """The recipe with absolute paths, as it travels to workers. Raises RecipeError for relative output in a Ray copy."""
+    if "runtime_resources" in os.getcwd() and not os.path.isabs(recipe.workspace) and "://" not in recipe.workspace:
+        raise RecipeError(
+            f"workspace: {recipe.workspace} is relative, and this job runs in a copy that Ray will delete; "
+            "give an absolute --workspace"
+        )
+    data = pipelines.resolved(recipe)
+    data["workspace"] = storage.absolute(recipe.workspace)
+    data["footage"] = [storage.absolute(pattern) for pattern in recipe.footage]
+    for chosen in data["sets"].values():
+        if chosen["clips"]:
+            chosen["clips"] = storage.absolute(chosen["clips"])
+    return pipelines.check(data)
+
+
+def check_picks(recipe: Recipe) -> None:
+    for name, chosen in recipe.sets.items():
+        if chosen.clips and not storage.exists(chosen.clips):
+            raise RecipeError(f"sets.{name}.clips: {chosen.clips}: no such file (one clip id per line)")
+
+
+def _sweep(workspace: str) -> None:
+    """Take away what a killed run left half written: scratch folders and temporary files, never a part."""
+    if storage.is_remote(workspace):
+        return
+    for folder, inner, names in os.walk(workspace):
+        for name in [one for one in inner if one.startswith(".unit-")]:
+            storage.remove(os.path.join(folder, name))
+            inner.remove(name)
+        for name in names:
+            if name.startswith(".") and name.endswith(".part") and "latents-" not in folder and "runs" not in folder:
+                storage.remove(os.path.join(folder, name))
+
+
+def _write_recipe(tables: Tables) -> None:
+    text = json.dumps(pipelines.resolved(tables.recipe), indent=1)
+    storage.write_bytes(storage.join(tables.workspace, "recipe.json"), text.encode())
+
+
+# ---------------------------------------------------------------------------------------------------------------- scan
+
+
+def _listed(tables: Tables, entries: list[storage.Entry], as_json: bool) -> list[units.File]:
+    progress = commands.Progress("new files", len(entries), as_json)
+    files = units.assign(tables.workspace, entries, tables.recipe.curate.unit_videos, progress.add)
+    if progress.done:
+        progress.close()
+    return files
+
+
+def _scan(tables: Tables, files: list[units.File], how: How, stop: commands.Stop) -> Tally:
+    gone = forgotten(tables.workspace)["videos"]
+    by_unit = units.sources(files, gone)
+    lacking = unit.missing(tables, list(by_unit))
+    tally = Tally()
+    if lacking:
+        threads = 1 if how.workers > 1 else 2
+        plain = pipelines.resolved(tables.recipe)
+        jobs = [
+            unit.Job(number, plain, [tuple(file) for file in by_unit[number]], names, threads)
+            for number, names in lacking.items()
+        ]
+        progress = commands.Progress("videos", sum(len(job.files) for job in jobs), how.as_json)
+        for done in _execute(jobs, how, _beat(progress), stop):
+            tally.add(done)
+            progress.add(0, frames=tally.frames)
+        progress.close()
+    _write_aliases(tables, files)
+    return tally
+
+
+def _execute(jobs: list[unit.Job], how: How, beat: unit.Beat, stop: commands.Stop) -> Iterator[unit.Done]:
+    if how.local:
+        from curate import on_local
+
+        yield from on_local.run(jobs, how.workers, beat, stop.check)
+        return
+    from curate import on_ray
+
+    print(on_ray.connect(), file=sys.stderr)
+    try:
+        yield from on_ray.run(jobs, beat, stop.check)
+    finally:
+        on_ray.disconnect()
+
+
+def _beat(progress: commands.Progress) -> unit.Beat:
+    def beat(what: str, count: int) -> None:
+        if what == "video":
+            progress.add(count)
+        elif what == "alive":
+            progress.add(0)
+        else:
+            print(f"\n{what}", file=sys.stderr)
+
+    return beat
+
+
+def _write_aliases(tables: Tables, files: list[units.File]) -> None:
+    """Files whose bytes stand under another path are rows of `videos` too: nothing that was given goes unmentioned."""
+    first = {file.video_id: file.path for file in reversed(files)}
+    rows = [
+        {"video_id": file.video_id, "path": file.path, "bytes": file.bytes, "tag": file.tag, "status": "alias"}
+        | {"reason": f"same content as {first[file.video_id]}"}
+        for file in files
+        if file.alias
+    ]
+    path = storage.join(tables.folder("videos"), "aliases.parquet")
+    if rows and part_notes(path).get("rows") != str(len(rows)):
+        write_part(path, typed(rows, SCHEMAS["videos"]), {"rows": str(len(rows))})
+
+
+# -------------------------------------------------------------------------------------------------------------- global
+
+
+def _global_steps(tables: Tables, files: list[units.File], how: How, stop: commands.Stop) -> list[str]:
+    """Captions, concepts, sets and the report, each only when what it is made from has changed. Names what was made."""
+    made: list[str] = []
+    steps: tuple[tuple[str, Callable[[], Iterable[str]]], ...] = (
+        ("captions", lambda: make_captions(tables, files)),
+        ("concepts", lambda: make_concepts(tables, how.refit)),
+        ("sets", lambda: make_sets(tables)),
+        ("report", lambda: make_report(tables)),
+    )
+    for name, make in steps:
+        if name in how.steps:
+            stop.check()
+            made += make()
+    return made
+
+
+def make_captions(tables: Tables, files: list[units.File]) -> Iterator[str]:
+    """A unit's captions are made again when a sidecar of it appears, changes or goes."""
+    from curate import captions
+
+    beside = {file.path: f"{file.bytes}:{file.tag}" for file in files}
+    for path in tables.parts("clips"):
+        name = storage.name(path)
+        target = storage.join(tables.folder("captions"), name)
+        rows, inputs = captions.plan(tables, path, beside)
+        if part_notes(target).get("inputs") != inputs:
+            write_part(target, captions.make(tables, rows, name), {"inputs": inputs})
+            tables.write_settings("captions")
+            yield f"captions/{name}"
+
+
+def inputs_of(tables: Tables, names: list[str]) -> str:
+    """A digest of which parts and which tombstones a global step is made from."""
+    listed = [sorted(tables.parts(name)) for name in names]
+    stones = forgotten(tables.workspace)
+    gone = [sorted(stones["videos"]), sorted(stones["clips"]), sorted(superseded(tables.files()))]
+    return hashlib.sha256(json.dumps([listed, gone]).encode()).hexdigest()[:16]
+
+
+def make_concepts(tables: Tables, refit: bool) -> Iterator[str]:
+    from curate import grouping
+
+    scores = [f"scores.{name}" for name in tables.signals]
+    inputs = inputs_of(tables, ["clips", "embeddings", "hashes", *scores])
+    target = tables.whole("concepts")
+    if refit or part_notes(target).get("inputs") != inputs:
+        write_part(target, grouping.concepts(tables, refit), {"inputs": inputs})
+        tables.write_settings("concepts")
+        yield "concepts"
+
+
+def make_sets(tables: Tables) -> Iterator[str]:
+    from curate import grouping
+
+    facts = None
+    for name, chosen in tables.recipe.sets.items():
+        picks = storage.read_bytes(chosen.clips).decode() if chosen.clips else None
+        target = tables.ledger_path(name)
+        upon = part_notes(tables.whole("concepts")).get("inputs", "")
+        inputs = hashlib.sha256(json.dumps([upon, picks]).encode()).hexdigest()[:16]
+        if part_notes(target).get("inputs") == inputs:
+            continue
+        facts = facts or grouping.facts(tables)
+        ledger = grouping.ledger(tables, name, facts, picks)
+        account.check_ledger(ledger, facts.num_rows, name)
+        settings = json.dumps(tables.set_settings(name), sort_keys=True)
+        write_part(target, ledger.cast(SCHEMAS["ledger"]), {"inputs": inputs, "settings": settings})
+        yield f"sets/{name}"
+
+
+def make_report(tables: Tables) -> Iterator[str]:
+    """The HTML report and contact sheets, made again when a ledger or a table under it is another."""
+    from curate import report
+
+    ledgers = [tables.ledger_path(name) for name in tables.recipe.sets]
+    stamp = json.dumps([[path, part_notes(path).get("inputs")] for path in ledgers])
+    stamp_path = storage.join(tables.workspace, "report", "made-from.json")
+    if storage.exists(stamp_path) and storage.read_bytes(stamp_path).decode() == stamp:
+        return
+    report.write(tables, storage.join(tables.workspace, "report"))
+    storage.write_bytes(stamp_path, stamp.encode())
+    yield "report"
+
+
+def _say(tally: Tally, made: list[str], seconds: float, as_json: bool) -> None:
+    facts: dict[str, Any] = {
+        "units": tally.units,
+        "videos": tally.videos,
+        "frames_decoded": tally.frames,
+        "work_s": round(tally.seconds, 2),
+        "seconds": round(seconds, 2),
+        "made": made,
+    }
+    if as_json:
+        print(json.dumps({"what": "curated"} | facts), flush=True)
+        return
+    news = f"{len(made)} made ({', '.join(made[:6])}{', ...' if len(made) > 6 else ''})" if made else "all up to date"
+    print(f"scanned {tally.videos} videos, decoded {tally.frames} frames; tables: {news}; {seconds:.1f} s")
+
+
+__all__ = ["part_name", "run", "settled"]
