@@ -1,7 +1,7 @@
-"""The built-in embedding of a clip: colours, edges and texture of its frames, with nothing learned and nothing downloaded.
+"""The built-in embedding of a clip: colours, edges and texture of its frames; nothing learned, nothing downloaded.
 
 It knows what a picture looks like, not what it means: it groups sunsets with sunsets and pages with pages, and holds
-copies of a clip together (re-encoded, rescaled, brightened, cropped a little). `embed.model: ViT-B-32` and its kin know more.
+copies of a clip together (re-encoded, rescaled, brightened, cropped a little). open_clip models know more.
 
 Letters: G cells of the 4x4 grid, K orientations, D width of the vector. Every block is centred on what a picture
 without any structure would give, weighted, and the whole is scaled to unit length.

@@ -2,8 +2,9 @@
 
 A bit says whether one of the 64 lowest cosine coefficients of the luma (the mean left out) is above their median. The
 cosines are integrated over the area of each pixel, so the size of the picture does not matter; offset and gain of the
-brightness cancel; black bars are cut off first, so letterboxing does not matter. Exactly 32 bits of a hash are set. A frame without structure (black, a flat wall, fog) has the hash
-BLANK, which no other frame can have, and which matches nothing.
+brightness cancel; black bars are cut off first, so letterboxing does not matter. Exactly 32 bits of a hash are set.
+A frame without structure (black, a flat wall, fog) has the hash BLANK, which no other frame can have, and which
+matches nothing.
 
 The idea is that of pHash and of PDQ (github.com/facebook/ThreatExchange, hashing.pdf); bits and numbers are our own.
 """
