@@ -1,4 +1,7 @@
-"""The films of the generated footage: what is in which file. Rendering is elsewhere; this is a list to read."""
+"""The films of the generated footage: what is in which file. Rendering is elsewhere; this is a list to read.
+
+A shot is one line: "background first/second colour, camera move, seconds[, how the next shot follows and frames]".
+"""
 
 from __future__ import annotations
 
@@ -10,330 +13,225 @@ from .films import Film, Shot, Variant
 from .scenes import Scene
 from .textures import PHOTO_CROPS
 
-# One line per shot: background, its two colours, camera move, seconds, how the next shot follows.
-Line = tuple[str, str, str, str, float, str]
-
-
-def _shots(
-    thing: str, colour: str, *lines: Line, standing: int = 5, moving: int = 4, speed: float = 0.12
-) -> tuple[Shot, ...]:
-    """Shots of one kind of thing. With a static camera the things move; else they stand and the camera moves."""
-    return tuple(_shot(thing, colour, line, standing, moving, speed) for line in lines)
-
-
-def _shot(thing: str, colour: str, line: Line, standing: int, moving: int, speed: float) -> Shot:
-    background, first, second, move, seconds, join = line
-    moves_itself = move == "static"
-    slow = 0.6 if move.startswith(("around", "zoom")) else 1.0
-    scene = Scene(background, (first, second), thing, colour, move=move, speed=speed * slow,
-                  standing=0 if moves_itself else standing, moving=moving if moves_itself else 0)  # fmt: skip
-    return Shot(scene, seconds, join=join)
-
-
-def _look(shots: tuple[Shot, ...], *looks: Look | None) -> tuple[Shot, ...]:
-    return tuple(replace(shot, look=look or Look()) for shot, look in zip(shots, looks))
-
-
-def _flat(background: str, move: str, seconds: float, join: str = "cut", speed: float = 0.12) -> Shot:
-    """A photograph or a wall filmed without anything before it."""
-    return Shot(Scene(background, ("blue", "sand"), standing=0, moving=0, move=move, speed=speed), seconds, join=join)
+SLOWER = {"zoom": 0.6, "around": 0.6}  # moves that change the picture faster than their speed says
 
 
 def films(textures: tuple[str, ...] = ()) -> list[Film]:
     """All films, variants behind their originals. textures: backgrounds to use instead of the procedural ones."""
-    originals = [*_moving_things(), *_camera_moves(), *_photographs(), *_joins(), *_faults(), *_containers()]
+    originals = [*_moving_things(), *_camera_moves(), *_photographs(), *_joins(), *_texts(), *_overlays()]
+    originals += [*_degraded(), *_containers()]
     if textures:
         originals = [_textured(film, textures, place) for place, film in enumerate(originals)]
     by_name = {film.file: film for film in originals}
     return originals + [_variant(by_name[change.of], file, change, coding) for file, change, coding in VARIANTS]
 
 
+def shots(thing: str, *lines: str, standing: int = 5, moving: int = 4, speed: float = 0.12,
+          looks: tuple[Look | None, ...] = ()) -> tuple[Shot, ...]:  # fmt: skip
+    """Shots of one kind of thing, say "red disc". Before a static camera the things move; else the camera does.
+
+    looks: one per line, None is a plain one; may be left out altogether.
+    """
+    colour, shape = thing.split()
+    made = []
+    for line, look in zip(lines, looks or (None,) * len(lines), strict=True):
+        ground, move, seconds, *join = (part.strip() for part in line.split(","))
+        background, _, colours = ground.partition(" ")
+        first, _, second = colours.partition("/")
+        still = move == "static"
+        scene = Scene(background, (first or "blue", second or "sand"), shape, colour, move=move,
+                      standing=0 if still else standing, moving=moving if still else 0,
+                      speed=speed * SLOWER.get(move.split()[0], 1.0))  # fmt: skip
+        kind, frames = join[0].split() if join else ("cut", "0")
+        made.append(Shot(scene, float(seconds), look or Look(), kind, int(frames)))
+    return tuple(made)
+
+
 def _moving_things() -> list[Film]:
-    discs = _shots("disc", "red", ("gradient", "blue", "white", "static", 2.5, "cut"), ("tiles", "teal", "navy", "static", 2.5, "cut"),
-                   ("clouds", "black", "grey", "static", 2.5, "cut"))  # fmt: skip
-    stars = _shots(
-        "star",
-        "yellow",
-        ("clouds", "navy", "purple", "static", 3.0, "cut"),
-        ("bricks", "brown", "sand", "static", 2.5, "cut"),
+    discs = shots(
+        "red disc", "gradient blue/white, static, 2.5", "tiles teal/navy, static, 2.5", "clouds black/grey, static, 2.5"
     )
-    squares = _shots("square", "blue", ("waves", "sand", "orange", "static", 2.5, "cut"), ("gradient", "white", "pink", "static", 2.0, "cut"),
-                     ("dots", "green", "yellow", "static", 2.5, "cut"))  # fmt: skip
-    triangles = _shots(
-        "triangle",
-        "green",
-        ("stripes", "white", "grey", "static", 2.5, "cut"),
-        ("clouds", "red", "orange", "static", 2.5, "cut"),
+    stars = shots("yellow star", "clouds navy/purple, static, 3", "bricks brown/sand, static, 2.5")
+    squares = shots(
+        "blue square",
+        "waves sand/orange, static, 2.5",
+        "gradient white/pink, static, 2",
+        "dots green/yellow, static, 2.5",
     )
-    rings = _shots(
-        "ring",
-        "white",
-        ("tiles", "red", "brown", "static", 2.5, "dissolve"),
-        ("gradient", "navy", "teal", "static", 2.5, "cut"),
-    )
+    triangles = shots("green triangle", "stripes white/grey, static, 2.5", "clouds red/orange, static, 2.5")
+    rings = shots("white ring", "tiles red/brown, static, 2.5, dissolve 12", "gradient navy/teal, static, 2.5")
     return [
-        Film(
-            "discs.mp4",
-            320,
-            180,
-            24,
-            discs,
-            "discs",
-            "Red discs fly over changing backgrounds while the camera stands still.",
-        ),
-        Film(
-            "stars.mp4",
-            320,
-            180,
-            30,
-            stars,
-            "stars",
-            "Yellow stars drift over a dark sky and a brick wall.",
-            coding=Coding("hevc", 22),
-        ),
-        Film(
-            "squares.webm",
-            256,
-            256,
-            25,
-            squares,
-            "squares",
-            "Blue squares float over bright patterns.",
-            "json",
-            coding=Coding("vp9", 24),
-        ),
-        Film(
-            "triangles.mp4",
-            180,
-            320,
-            30,
-            triangles,
-            "triangles",
-            "Green triangles fly over stripes and red clouds, upright video.",
-        ),
-        Film(
-            "rings.mkv",
-            320,
-            240,
-            25,
-            rings,
-            "rings",
-            "White rings turn in front of coloured surfaces.",
-            coding=Coding("mpeg4", 4),
-        ),
-    ]
+        Film("discs.mp4", 320, 180, 24, discs, "discs", "Red discs fly over changing backgrounds, still camera."),
+        Film("stars.mp4", 320, 180, 30, stars, "stars", "Yellow stars drift over a dark sky and a brick wall.",
+             coding=Coding("hevc", 22)),
+        Film("squares.webm", 256, 256, 25, squares, "squares", "Blue squares float over bright patterns.", "json",
+             coding=Coding("vp9", 24)),
+        Film("triangles.mp4", 180, 320, 30, triangles, "triangles", "Green triangles fly over stripes and red clouds."),
+        Film("rings.mkv", 320, 240, 25, rings, "rings", "White rings turn in front of coloured surfaces.",
+             coding=Coding("mpeg4", 4)),
+    ]  # fmt: skip
 
 
 def _camera_moves() -> list[Film]:
-    pans = _shots("tree", "green", ("city", "teal", "grey", "pan left", 2.5, "cut"), ("clouds", "blue", "white", "pan right", 2.5, "cut"),
-                  ("bricks", "red", "sand", "pan up", 2.5, "cut"), ("dots", "sand", "brown", "pan down", 2.5, "cut"))  # fmt: skip
-    tilts = _shots("post", "orange", ("city", "navy", "brown", "tilt left", 2.5, "cut"), ("waves", "teal", "white", "tilt right", 2.5, "cut"),
-                   ("clouds", "purple", "pink", "tilt up", 2.5, "cut"), ("tiles", "grey", "white", "tilt down", 2.5, "cut"))  # fmt: skip
-    zooms = _shots("cross", "purple", ("city", "sand", "blue", "zoom in", 2.5, "cut"), ("stripes", "green", "yellow", "zoom out", 2.5, "cut"),
-                   ("dots", "white", "red", "zoom in", 2.5, "cut"))  # fmt: skip
-    around = _shots(
-        "tree",
-        "pink",
-        ("clouds", "teal", "sand", "around left", 3.0, "cut"),
-        ("tiles", "navy", "grey", "around right", 3.0, "cut"),
+    pans = shots(
+        "green tree",
+        "city teal/grey, pan left, 2.5",
+        "clouds blue/white, pan right, 2.5",
+        "bricks red/sand, pan up, 2.5",
+        "dots sand/brown, pan down, 2.5",
     )
-    handheld = _shots(
-        "post",
-        "yellow",
-        ("city", "blue", "red", "handheld", 3.0, "cut"),
-        ("bricks", "grey", "white", "handheld", 2.5, "cut"),
-        speed=0.2,
+    tilts = shots(
+        "orange post",
+        "city navy/brown, tilt left, 2.5",
+        "waves teal/white, tilt right, 2.5",
+        "clouds purple/pink, tilt up, 2.5",
+        "tiles grey/white, tilt down, 2.5",
     )
-    roll = _shots(
-        "cross",
-        "teal",
-        ("waves", "orange", "brown", "roll", 2.5, "cut"),
-        ("tiles", "pink", "white", "roll", 2.5, "cut"),
+    zooms = shots(
+        "purple cross",
+        "city sand/blue, zoom in, 2.5",
+        "stripes green/yellow, zoom out, 2.5",
+        "dots white/red, zoom in, 2.5",
     )
-    shake = _shots("square", "orange", ("clouds", "green", "white", "shake", 4.0, "cut"), speed=0.9)
+    around = shots("pink tree", "clouds teal/sand, around left, 3", "tiles navy/grey, around right, 3")
+    handheld = shots("yellow post", "city blue/red, handheld, 3", "bricks grey/white, handheld, 2.5", speed=0.2)
+    roll = shots("teal cross", "waves orange/brown, roll, 2.5", "tiles pink/white, roll, 2.5")
+    shake = shots("orange square", "clouds green/white, shake, 4", speed=0.9)
+    take = shots("red tree", "city pink/purple, pan right, 14", speed=0.06)
     return [
         Film("pans.mp4", 384, 216, 24, pans, "trees", "Green trees before walls and houses; the camera pans."),
-        Film(
-            "tilts.mp4", 320, 180, 25, tilts, "posts", "Orange posts before coloured walls; the camera tilts.", "json"
-        ),
+        Film("tilts.mp4", 320, 180, 25, tilts, "posts", "Orange posts before walls; the camera tilts.", "json"),
         Film("zooms.mp4", 320, 240, 24, zooms, "crosses", "Purple crosses before bright patterns; the camera zooms."),
-        Film(
-            "around.mp4",
-            384,
-            216,
-            30,
-            around,
-            "trees",
-            "Pink trees; the camera moves around them.",
-            coding=Coding("av1", 32),
-        ),
-        Film("handheld.mp4", 320, 180, 30, handheld, "posts", "Yellow posts in a city, filmed with a handheld camera."),
+        Film("around.mp4", 384, 216, 30, around, "trees", "Pink trees; the camera moves around them.",
+             coding=Coding("av1", 32)),
+        Film("handheld.mp4", 320, 180, 30, handheld, "posts", "Yellow posts, filmed with a handheld camera."),
         Film("roll.mp4", 256, 256, 24, roll, "crosses", "Teal crosses; the camera rolls.", None),
-        Film(
-            "shake.mp4", 320, 180, 30, shake, "squares", "Orange squares before green clouds; the camera shakes hard."
-        ),
-    ]
+        Film("shake.mp4", 320, 180, 30, shake, "squares", "Orange squares before green clouds; the camera shakes."),
+        Film("long_take.mp4", 256, 144, 24, take, "trees", "Red trees in a pink city; the camera pans right slowly."),
+    ]  # fmt: skip
 
 
 def _photographs() -> list[Film]:
-    temple = (_flat("temple", "pan left", 4.0),)
-    roofs = (
-        _flat("temple_left", "zoom in", 2.5, speed=0.06),
-        _flat("temple_right", "tilt right", 2.5),
-        _flat("garden_right", "zoom out", 2.5, speed=0.06),
-    )
-    flower = (_flat("flower", "zoom out", 3.0, "dissolve", 0.07), _flat("leaves", "pan right", 3.0))
-    petals = _shots(
-        "disc",
-        "blue",
-        ("petals", "red", "red", "static", 3.0, "cut"),
-        ("garden_left", "red", "red", "static", 3.0, "cut"),
-        moving=5,
-    )
+    temple = shots("red disc", "temple, pan left, 5", standing=0)
+    roofs = shots("red disc", "roof, zoom in, 2.5", "eaves, pan down, 2.5", "trees, zoom out, 2.5", standing=0)
+    flower = shots("red disc", "flower, zoom out, 3, dissolve 14", "leaves, pan right, 3", standing=0)
+    petals = shots("blue disc", "petals, static, 3", "walls, static, 3", moving=5)
     return [
-        Film(
-            "temple.mp4",
-            640,
-            360,
-            24,
-            temple,
-            "photograph",
-            "A photograph of a Chinese temple; the camera pans left.",
-            coding=Coding("h264", 18),
-        ),
+        Film("temple.mp4", 640, 360, 24, temple, "photograph", "A photograph of a Chinese temple; a pan to the left.",
+             coding=Coding("h264", 18)),
         Film("roofs.mov", 384, 256, 24, roofs, "photograph", "Photographs of a Chinese temple and its garden."),
-        Film(
-            "flower.mp4",
-            480,
-            320,
-            25,
-            flower,
-            "photograph",
-            "A photograph of an orange flower with green leaves.",
-            "json",
-        ),
+        Film("flower.mp4", 480, 320, 25, flower, "photograph", "A photograph of an orange flower.", "json"),
         Film("petals.mp4", 320, 240, 30, petals, "photograph", "Blue discs fly over photographs."),
-    ]
+    ]  # fmt: skip
 
 
 def _joins() -> list[Film]:
-    dissolves = _shots("star", "pink", ("tiles", "navy", "blue", "static", 2.6, "dissolve"), ("clouds", "orange", "yellow", "static", 2.6, "dissolve"),
-                       ("stripes", "black", "green", "static", 2.6, "dissolve"), ("gradient", "white", "teal", "static", 2.6, "cut"))  # fmt: skip
-    dissolves = tuple(replace(shot, join_frames=frames) for shot, frames in zip(dissolves, (8, 16, 24, 0)))
-    fades = _shots("triangle", "red", ("waves", "white", "teal", "static", 2.4, "fade"), ("city", "sand", "navy", "pan right", 2.4, "fade"),
-                   ("dots", "yellow", "orange", "static", 2.4, "cut"))  # fmt: skip
-    fades = tuple(replace(shot, join_frames=frames) for shot, frames in zip(fades, (16, 28, 0)))
-    flashes = _look(_shots("ring", "purple", ("clouds", "green", "sand", "static", 3.0, "cut"), ("bricks", "blue", "white", "static", 3.0, "cut")),
-                    Look(flashes=(0.3, 0.7)), Look(flashes=(0.5,)))  # fmt: skip
-    rapid = _shots("disc", "green", ("tiles", "white", "black", "static", 1.2, "cut"), ("clouds", "red", "white", "static", 1.2, "cut"),
-                   ("gradient", "yellow", "orange", "static", 1.2, "cut"), ("waves", "navy", "blue", "static", 1.2, "cut"),
-                   ("city", "pink", "grey", "static", 0.5, "cut"), ("dots", "teal", "sand", "static", 1.2, "cut"))  # fmt: skip
+    dissolves = shots(
+        "pink star",
+        "tiles navy/blue, static, 2.6, dissolve 8",
+        "clouds orange/yellow, static, 2.6, dissolve 16",
+        "stripes black/green, static, 2.6, dissolve 24",
+        "gradient white/teal, static, 2.6",
+    )
+    fades = shots(
+        "red triangle",
+        "waves white/teal, static, 2.4, fade 16",
+        "city sand/navy, pan right, 2.4, fade 28",
+        "dots yellow/orange, static, 2.4",
+    )
+    flashes = shots(
+        "purple ring", "clouds green/sand, static, 3", "bricks blue/white, static, 3",
+        looks=(Look(flashes=(0.3, 0.7)), Look(flashes=(0.5,))),
+    )  # fmt: skip
+    rapid = shots(
+        "green disc",
+        "tiles white/black, static, 1.2",
+        "clouds red/white, static, 1.2",
+        "gradient yellow/orange, static, 1.2",
+        "waves navy/blue, static, 1.2",
+        "city pink/grey, static, 0.5",
+        "dots teal/sand, static, 1.2",
+    )
     return [
         Film("dissolves.mp4", 320, 180, 24, dissolves, "stars", "Pink stars; the pictures melt into each other."),
-        Film(
-            "fades.mp4",
-            320,
-            180,
-            30,
-            fades,
-            "triangles",
-            "Red triangles; the pictures fade to black and back.",
-            opens=12,
-            closes=15,
-        ),
+        Film("fades.mp4", 320, 180, 30, fades, "triangles", "Red triangles; the pictures fade to black and back.",
+             opens=12, closes=15),
         Film("flashes.mp4", 320, 240, 30, flashes, "rings", "Purple rings under flashing light."),
         Film("rapid.mp4", 256, 144, 60, rapid, "discs", "Green discs in quick succession of backgrounds.", None),
+    ]  # fmt: skip
+
+
+def _texts() -> list[Film]:
+    talk = shots(
+        "brown tree", "city teal/sand, pan right, 3", "clouds grey/white, tilt left, 3", "waves red/pink, static, 2.5",
+        looks=(Look(subtitle="Where did all the trees go?"), Look(subtitle="Nobody knows for sure."), None),
+    )  # fmt: skip
+    title = shots(
+        "white star", "gradient purple/navy, static, 2.5", "waves green/teal, static, 2.5",
+        looks=(Look(title="CHAPTER ONE"), None),
+    )  # fmt: skip
+    credits = shots(
+        "grey ring", "gradient black/navy, static, 3",
+        looks=(Look(title="directed by\nAnna Example\nmusic by\nTom Sample"),), moving=2,
+    )  # fmt: skip
+    return [
+        Film("subtitles.mp4", 480, 270, 24, talk, "trees", "Brown trees, the camera moves, partly with subtitles."),
+        Film("title.mp4", 480, 270, 24, title, "stars", "White stars, first with a title in large letters.", None),
+        Film("credits.mp4", 480, 270, 24, credits, "rings", "Names in large letters over a dark ground.", None),
     ]
 
 
-def _faults() -> list[Film]:
-    talk = _look(_shots("tree", "brown", ("city", "teal", "sand", "pan right", 3.0, "cut"), ("clouds", "grey", "white", "tilt left", 3.0, "cut")),
-                 Look(subtitle="Where did all the trees go?"), Look(subtitle="Nobody knows for sure."))  # fmt: skip
-    title = _look(_shots("star", "white", ("gradient", "purple", "navy", "static", 2.5, "cut"), ("waves", "green", "teal", "static", 2.5, "cut")),
-                  Look(title="CHAPTER ONE"), None)  # fmt: skip
-    logo = _shots("cross", "red", ("bricks", "teal", "white", "pan left", 2.5, "cut"), ("stripes", "orange", "brown", "static", 2.5, "cut"),
-                  ("clouds", "navy", "grey", "zoom in", 2.5, "cut"))  # fmt: skip
-    mark = _shots("square", "green", ("dots", "pink", "white", "static", 2.5, "cut"), ("city", "yellow", "brown", "pan up", 2.5, "cut"),
-                  ("tiles", "blue", "teal", "static", 2.5, "cut"))  # fmt: skip
-    letter = _shots(
-        "disc",
-        "orange",
-        ("waves", "blue", "teal", "static", 2.5, "cut"),
-        ("city", "purple", "grey", "tilt right", 2.5, "cut"),
+def _overlays() -> list[Film]:
+    logo = shots(
+        "red cross",
+        "bricks teal/white, pan left, 2.5",
+        "stripes orange/brown, static, 2.5",
+        "clouds navy/grey, zoom in, 2.5",
     )
-    pillar = _shots("triangle", "yellow", ("clouds", "brown", "red", "pan down", 3.0, "cut"))
-    frame = _shots("ring", "blue", ("stripes", "sand", "white", "static", 3.0, "cut"))
-    blurred = _look(_shots("star", "red", ("bricks", "sand", "green", "static", 2.5, "cut"), ("dots", "grey", "navy", "pan left", 2.5, "cut")),
-                    Look(blur_px=4.0), Look(blur_px=5.5))  # fmt: skip
-    half = _look(
-        _shots(
-            "cross",
-            "yellow",
-            ("tiles", "purple", "black", "static", 2.5, "cut"),
-            ("waves", "pink", "red", "static", 2.5, "cut"),
-        ),
-        Look(blur_px=4.5),
-        None,
+    mark = shots(
+        "green square", "dots pink/white, static, 2.5", "city yellow/brown, pan up, 2.5", "tiles blue/teal, static, 2.5"
     )
-    noisy = _look(_shots("square", "white", ("gradient", "teal", "navy", "static", 2.5, "cut"), ("clouds", "orange", "red", "pan right", 2.5, "cut")),
-                  Look(noise=18), Look(noise=28))  # fmt: skip
-    light = _look(_shots("disc", "purple", ("dots", "sand", "yellow", "static", 2.5, "cut"), ("stripes", "blue", "green", "static", 2.5, "cut"),
-                         ("bricks", "orange", "white", "static", 2.5, "cut")), Look(gain=2.6, lift=40), Look(gain=0.16), None)  # fmt: skip
-    still = (_flat("tiles", "static", 3.0), _flat("garden_left", "static", 3.0), _flat("stripes", "static", 2.5))
+    letter = shots("orange disc", "waves blue/teal, static, 2.5", "city purple/grey, tilt right, 2.5")
+    pillar = shots("yellow triangle", "clouds brown/red, pan down, 3")
+    frame = shots("blue ring", "stripes sand/white, static, 3")
     return [
-        Film("subtitles.mp4", 480, 270, 24, talk, "trees", "Brown trees in a city, with subtitles."),
-        Film("title.mp4", 480, 270, 24, title, "stars", "White stars with a title in large letters.", None),
-        Film(
-            "logo.mp4",
-            384,
-            216,
-            25,
-            logo,
-            "crosses",
-            "Red crosses before walls, with a logo in the corner.",
-            logo=Logo("top right", 1.0, "star", "yellow", 0.2),
-        ),
-        Film(
-            "watermark.mp4",
-            384,
-            216,
-            24,
-            mark,
-            "squares",
-            "Green squares under a watermark.",
-            logo=Logo("middle", 0.5, "ring", "white", 0.4),
-        ),
-        Film(
-            "letterbox.mp4",
-            320,
-            240,
-            25,
-            letter,
-            "discs",
-            "Orange discs between black bars.",
-            border=Border(top=30, bottom=30),
-        ),
-        Film(
-            "pillarbox.mp4",
-            426,
-            240,
-            25,
-            pillar,
-            "triangles",
-            "Yellow triangles between grey pillars.",
-            border=Border(left=62, right=64, colour=(90, 90, 90)),
-        ),
-        Film(
-            "frame.mp4",
-            320,
-            240,
-            24,
-            frame,
-            "rings",
-            "Blue rings in a white frame.",
-            None,
-            border=Border(16, 12, 16, 12, (235, 235, 235)),
-        ),
+        Film("logo.mp4", 384, 216, 25, logo, "crosses", "Red crosses before walls, with a logo in the corner.",
+             logo=Logo("top right", 1.0, "star", "yellow", 0.2)),
+        Film("watermark.mp4", 384, 216, 24, mark, "squares", "Green squares under a watermark.",
+             logo=Logo("middle", 0.5, "ring", "white", 0.4)),
+        Film("letterbox.mp4", 320, 240, 25, letter, "discs", "Orange discs between black bars.",
+             border=Border(top=30, bottom=30)),
+        Film("pillarbox.mp4", 426, 240, 25, pillar, "triangles", "Yellow triangles between grey pillars.",
+             border=Border(left=62, right=64, colour=(90, 90, 90))),
+        Film("frame.mp4", 320, 240, 24, frame, "rings", "Blue rings in a white frame.", None,
+             border=Border(16, 12, 16, 12, (235, 235, 235))),
+    ]  # fmt: skip
+
+
+def _degraded() -> list[Film]:
+    blurred = shots(
+        "red star", "bricks sand/green, static, 2.5", "dots grey/navy, pan left, 2.5",
+        looks=(Look(blur_px=4.0), Look(blur_px=5.5)),
+    )  # fmt: skip
+    half = shots(
+        "yellow cross",
+        "tiles purple/black, static, 2.5",
+        "waves pink/red, static, 2.5",
+        looks=(Look(blur_px=4.5), None),
+    )
+    noisy = shots(
+        "white square", "gradient teal/navy, static, 2.5", "clouds orange/red, pan right, 2.5",
+        looks=(Look(noise=18), Look(noise=28)),
+    )  # fmt: skip
+    light = shots(
+        "purple disc",
+        "dots sand/yellow, static, 2.5", "stripes blue/green, static, 2.5", "bricks orange/white, static, 2.5",
+        looks=(Look(gain=2.6, lift=40), Look(gain=0.16), None),
+    )  # fmt: skip
+    still = shots(
+        "red disc", "tiles blue/sand, static, 3", "lake, static, 3", "stripes blue/sand, static, 2.5", moving=0
+    )
+    return [
         Film("blurred.mp4", 320, 240, 25, blurred, "stars", "Red stars, out of focus.", None),
         Film("half_blurred.mp4", 320, 180, 24, half, "crosses", "Yellow crosses, first out of focus, then sharp."),
         Film("noisy.mp4", 320, 180, 24, noisy, "squares", "White squares, grainy picture.", coding=Coding("h264", 24)),
@@ -343,76 +241,27 @@ def _faults() -> list[Film]:
 
 
 def _containers() -> list[Film]:
-    uneven = _shots("triangle", "pink", ("city", "green", "sand", "pan left", 3.5, "cut"), ("gradient", "black", "blue", "static", 3.0, "cut"),
-                    ("tiles", "orange", "yellow", "static", 3.0, "cut"))  # fmt: skip
-    turned = _shots(
-        "ring",
-        "white",
-        ("quadrants", "red", "red", "static", 2.5, "cut"),
-        ("bricks", "purple", "pink", "static", 2.5, "cut"),
-        moving=3,
+    uneven = shots(
+        "pink triangle",
+        "city green/sand, pan left, 3.5",
+        "gradient black/blue, static, 3",
+        "tiles orange/yellow, static, 3",
     )
-    slow = _shots(
-        "tree",
-        "navy",
-        ("clouds", "sand", "yellow", "pan right", 4.0, "cut"),
-        ("waves", "grey", "green", "around right", 4.0, "cut"),
-    )
-    lossless = _shots(
-        "star",
-        "orange",
-        ("dots", "navy", "teal", "static", 2.5, "cut"),
-        ("stripes", "purple", "white", "zoom out", 2.5, "cut"),
-    )
-    stream = _shots(
-        "cross",
-        "green",
-        ("tiles", "sand", "brown", "pan up", 2.5, "cut"),
-        ("clouds", "pink", "purple", "static", 2.5, "cut"),
-    )
-    broken = _shots(
-        "square",
-        "yellow",
-        ("waves", "navy", "purple", "static", 3.0, "cut"),
-        ("bricks", "green", "black", "static", 3.0, "cut"),
-    )
+    turned = shots("white ring", "quadrants, static, 2.5", "bricks purple/pink, static, 2.5", moving=3)
+    slow = shots("navy tree", "clouds sand/yellow, pan right, 4", "waves grey/green, around right, 4")
+    lossless = shots("orange star", "dots navy/teal, static, 2.5", "stripes purple/white, zoom out, 2.5")
+    stream = shots("green cross", "tiles sand/brown, pan up, 2.5", "clouds pink/purple, static, 2.5")
+    broken = shots("yellow square", "waves navy/purple, static, 3", "bricks green/black, static, 3")
     return [
         Film("uneven.mp4", 320, 180, 60, uneven, "triangles", "Pink triangles, at a variable frame rate.", uneven=True),
-        Film(
-            "turned.mp4",
-            180,
-            320,
-            24,
-            turned,
-            "rings",
-            "White rings over four coloured fields, filmed upright.",
-            rotation=90,
-        ),
-        Film(
-            "slow.avi",
-            320,
-            180,
-            12,
-            slow,
-            "trees",
-            "Dark trees before pale clouds, few frames per second.",
-            coding=Coding("mpeg4", 3),
-        ),
-        Film(
-            "lossless.mkv", 256, 144, 24, lossless, "stars", "Orange stars, stored without loss.", coding=Coding("ffv1")
-        ),
-        Film(
-            "stream.ts",
-            320,
-            180,
-            30000 / 1001,
-            stream,
-            "crosses",
-            "Green crosses, a stream whose clock starts late.",
-            None,
-        ),
+        Film("turned.mp4", 180, 320, 24, turned, "rings", "White rings over coloured fields, upright.", rotation=90),
+        Film("slow.avi", 320, 180, 12, slow, "trees", "Dark trees before pale clouds, few frames per second.",
+             coding=Coding("mpeg4", 3)),
+        Film("lossless.mkv", 256, 144, 24, lossless, "stars", "Orange stars, stored without loss.",
+             coding=Coding("ffv1")),
+        Film("stream.ts", 320, 180, 30000 / 1001, stream, "crosses", "Green crosses; the clock starts late.", None),
         Film("truncated.mp4", 320, 180, 25, broken, "squares", "Yellow squares; the file is cut off in the middle."),
-    ]
+    ]  # fmt: skip
 
 
 VARIANTS: list[tuple[str, Variant, Coding]] = [
@@ -420,11 +269,7 @@ VARIANTS: list[tuple[str, Variant, Coding]] = [
     ("pans_small.mp4", Variant("pans.mp4", "half size", scale=0.5), Coding("h264", 26)),
     ("flower_cropped.mp4", Variant("flower.mp4", "10 % crop", crop=0.1), Coding("h264", 22)),
     ("squares_bright.mp4", Variant("squares.webm", "brighter", gain=1.1, lift=14), Coding("h264", 23)),
-    (
-        "temple_part.webm",
-        Variant("temple.mp4", "trimmed and re-encoded", head=0.2, tail=0.1, scale=0.5),
-        Coding("vp9", 34),
-    ),
+    ("temple_part.webm", Variant("temple.mp4", "trimmed, half size", head=0.2, tail=0.1, scale=0.5), Coding("vp9", 34)),
     ("petals_logo.mp4", Variant("petals.mp4", "with a logo"), Coding("h264", 23)),
 ]
 
@@ -435,8 +280,8 @@ def _variant(film: Film, file: str, change: Variant, coding: Coding) -> Film:
 
 
 def _textured(film: Film, textures: tuple[str, ...], place: int) -> Film:
-    shots = tuple(_retextured(shot, textures[(place + index) % len(textures)]) for index, shot in enumerate(film.shots))
-    return replace(film, shots=shots)
+    chosen = [textures[(place + index) % len(textures)] for index in range(len(film.shots))]
+    return replace(film, shots=tuple(_retextured(shot, texture) for shot, texture in zip(film.shots, chosen)))
 
 
 def _retextured(shot: Shot, texture: str) -> Shot:

@@ -30,7 +30,7 @@ class Look:
     noise: float = 0.0  # standard deviation in grey levels, new in every frame
     flashes: tuple[float, ...] = ()  # where in the shot a flash of len(FLASH) frames begins, share of its length
     subtitle: str | None = None  # burnt in at the bottom, all through the shot
-    title: str | None = None  # large, in the middle
+    title: str | None = None  # large, in the middle; may have several lines
 
 
 @dataclass(frozen=True)
@@ -123,12 +123,14 @@ def add_logo(frame: Image, logo: Logo | None) -> tuple[Image, list[Box]]:
 def text_stamp(text: str, size_px: int, widest_px: int) -> Image:
     """White letters with a black outline, uint8 (h, w, 4) premultiplied; smaller letters where it would be too wide."""
     font = ImageFont.load_default(size_px)
-    left, top, right, bottom = ImageDraw.Draw(Pillow.new("L", (1, 1))).textbbox((0, 0), text, font, stroke_width=2)
+    ruler = ImageDraw.Draw(Pillow.new("L", (1, 1)))
+    left, top, right, bottom = ruler.multiline_textbbox((0, 0), text, font, stroke_width=2, align="center")
     if right - left > widest_px and size_px > 8:
         return text_stamp(text, size_px - 1, widest_px)
     image = Pillow.new("RGBA", (int(right - left), int(bottom - top)), (0, 0, 0, 0))
     white, black = (255, 255, 255, 255), (0, 0, 0, 255)
-    ImageDraw.Draw(image).text((-left, -top), text, white, font, stroke_width=2, stroke_fill=black)
+    pen = ImageDraw.Draw(image)
+    pen.multiline_text((-left, -top), text, white, font, stroke_width=2, stroke_fill=black, align="center")
     rgba = np.array(image)
     rgba[..., :3] = rgba[..., :3] * (rgba[..., 3:] / 255.0)
     return rgba

@@ -9,6 +9,7 @@ from fractions import Fraction
 
 import av
 import numpy as np
+from av.container import OutputContainer
 from av.video.stream import VideoStream
 
 
@@ -66,7 +67,7 @@ CONTAINER_OPTIONS = {
 }
 
 
-def _open(container: av.container.OutputContainer, width: int, height: int, fps: Fraction, coding: Coding,
+def _open(container: OutputContainer, width: int, height: int, fps: Fraction, coding: Coding,
           base: Fraction, rotation: int) -> VideoStream:  # fmt: skip
     encoder, options, quality = CODECS[coding.codec]
     chosen = options | ({quality: str(coding.crf)} if quality else {}) | {"g": str(coding.gop), "threads": "1"}
@@ -93,5 +94,6 @@ def presentation_times(path: str | os.PathLike[str]) -> np.ndarray:
     with av.open(os.fspath(path)) as container:
         stream = container.streams.video[0]
         assert stream.time_base is not None
-        stamps = [packet.dts if packet.pts is None else packet.pts for packet in container.demux(stream) if packet.size]
-        return np.array([float(stamp * stream.time_base) for stamp in sorted(filter(None.__ne__, stamps))])
+        packets = [packet for packet in container.demux(stream) if packet.size]
+        stamps = sorted(stamp for one in packets if (stamp := one.dts if one.pts is None else one.pts) is not None)
+        return np.array([float(stamp * stream.time_base) for stamp in stamps])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from . import effects
 from .effects import Border, Logo, Look
 from .encode import Coding
-from .scenes import Scene, describe, measure_scene, render_scene
+from .scenes import Scene, render_scene
 from .textures import Image
 
 UNEVEN_STEPS = (1, 1, 2, 1, 3, 1, 1, 4)  # of a VFR film: how many ticks of 1/fps each frame is shown
@@ -28,7 +28,7 @@ class Shot:
 
     scene: Scene
     seconds: float
-    look: Look = Look()
+    look: Look = field(default_factory=Look)
     join: str = "cut"
     join_frames: int = 12
 
@@ -204,17 +204,21 @@ def kept_frames(film: Film) -> tuple[int, int]:
 
 def _vary_frame(frame: Image, change: Variant) -> Image:
     height, width = frame.shape[:2]
-    left, top, wide, tall = _crop(change, width, height)
+    left, top, wide, tall = crop_window(change, width, height)
     frame = np.ascontiguousarray(frame[top : top + tall, left : left + wide])
     if change.scale != 1.0:
-        size = (_even(wide * change.scale), _even(tall * change.scale))
-        frame = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+        frame = cv2.resize(frame, scaled_size(wide, tall, change.scale), interpolation=cv2.INTER_AREA)
     return effects.expose(frame, Look(gain=change.gain, lift=change.lift))
 
 
-def _crop(change: Variant, width: int, height: int) -> tuple[int, int, int, int]:
+def crop_window(change: Variant, width: int, height: int) -> tuple[int, int, int, int]:
+    """Left, top, width and height of what a variant keeps of each frame."""
     wide, tall = _even(width * (1 - change.crop)), _even(height * (1 - change.crop))
     return (width - wide) // 2, (height - tall) // 2, wide, tall
+
+
+def scaled_size(width: int, height: int, scale: float) -> tuple[int, int]:
+    return (width, height) if scale == 1.0 else (_even(width * scale), _even(height * scale))
 
 
 def _even(value: float) -> int:
@@ -225,74 +229,5 @@ def stored_size(film: Film) -> tuple[int, int]:
     """Upright width and height of the frames that `vary` yields."""
     if film.variant is None:
         return film.width, film.height
-    _, _, wide, tall = _crop(film.variant, film.width, film.height)
-    return (
-        (wide, tall)
-        if film.variant.scale == 1.0
-        else (_even(wide * film.variant.scale), _even(tall * film.variant.scale))
-    )
-
-
-def shot_truths(film: Film, seed: int, stored_times_s: Image) -> list[dict[str, Any]]:
-    """One record per shot, see examples/footage.py. stored_times_s: presentation times of the stored file's frames."""
-    spans, _ = layout(film)
-    times = frame_times(film)
-    first, stop = kept_frames(film)
-    truths = []
-    for index, span in enumerate(spans):
-        pure = np.flatnonzero(span.weights == 1.0) + span.first
-        begin, end = max(int(pure[0]), first), min(int(pure[-1]) + 1, stop)
-        if begin >= end:
-            continue
-        moments = times[span.first : span.stop] - times[span.first]
-        flow = measure_scene(span.shot.scene, film_seed(film, seed, index), *film.inner, moments)
-        truths.append(_shot_truth(film, span.shot, flow, begin - first, end - first, stored_times_s))
-    return truths
-
-
-def _shot_truth(film: Film, shot: Shot, flow: Any, begin: int, end: int, times: Image) -> dict[str, Any]:
-    scale = film.variant.scale if film.variant else 1.0
-    stop_s = times[end] if end < len(times) else times[-1] + (times[-1] - times[-2])
-    look = shot.look
-    width, height = film.inner
-    text_boxes = effects.write_texts(np.zeros((height, width, 3), np.uint8), look)[1]
-    count = end - begin
-    return {
-        "first_frame": begin,
-        "end_frame": end,
-        "start_s": float(times[begin]),
-        "end_s": float(stop_s),
-        "camera": shot.scene.camera,
-        "move": shot.scene.move,
-        "motion_px_s": round(flow.speed_px_s * scale, 3),
-        "flow_px_s": [round(flow.right_px_s * scale, 3), round(flow.down_px_s * scale, 3)],
-        "static": shot.scene.still,
-        "blurred": look.blur_px > 1.0,
-        "noisy": look.noise > 5,
-        "exposure": "over" if look.gain > 1.5 else "under" if look.gain < 0.5 else "right",
-        "flash_frames": [
-            begin + int(place * count) + step for place in look.flashes for step in range(len(effects.FLASH))
-        ],
-        "text": bool(text_boxes),
-        "text_boxes": [stored_box(film, box, inside=True) for box in text_boxes],
-        "background": shot.scene.background,
-        "family": film.family,
-        "caption": describe(shot.scene),
-    }
-
-
-def stored_box(film: Film, box: effects.Box, inside: bool) -> list[int]:
-    """A box of the upright frame (of the picture inside the borders, if so) in px of the stored upright frame."""
-    edge = film.border if inside and film.border else Border()
-    left, top, right, bottom = (value + shift for value, shift in zip(box, (edge.left, edge.top) * 2))
-    if film.variant is None:
-        return [left, top, right, bottom]
-    x, y, wide, tall = _crop(film.variant, film.width, film.height)
-    scale = film.variant.scale
-    corners = [
-        np.clip(left - x, 0, wide),
-        np.clip(top - y, 0, tall),
-        np.clip(right - x, 0, wide),
-        np.clip(bottom - y, 0, tall),
-    ]
-    return [round(float(value) * scale) for value in corners]
+    _, _, wide, tall = crop_window(film.variant, film.width, film.height)
+    return scaled_size(wide, tall, film.variant.scale)

@@ -8,6 +8,8 @@ truth.json
     camera_classes   the 14 names, see examples/moves.py
     files            name -> record
     duplicates       list of {"files": [...], "original": name, "variants": {name: how}}
+    related          pairs [file, file] that show the same photograph, differently filmed: whether they count as
+                     duplicates is a matter of taste, so judge them neither way
 
 A file's record
     media            "video" | "image" | "unsupported"
@@ -16,8 +18,8 @@ A file's record
     frames           frames in the file (of the cut-off file: before it was cut)
     start_s, duration_s   presentation time of the first frame; until the last frame's end
     cuts             [{"frame": first frame of the new shot, "time_s": its presentation time}]
-    gradual          [{"kind": "dissolve" | "fade", "first_frame", "last_frame" (mixed frames, both included), "start_s",
-                     "end_s" (presentation times of these two)}]; fades at the file's very beginning or end too
+    gradual          [{"kind": "dissolve" | "fade", "first_frame", "last_frame", "start_s", "end_s"}]: the mixed frames,
+                     both included, and their presentation times; fades at the file's very beginning or end too
     shots            list of records, below; a shot is only its unmixed frames
     overlay          bool: a logo or watermark lies over the whole file; overlay_boxes [[left, top, right, bottom]] px,
                      overlay_opacity
@@ -27,6 +29,7 @@ A file's record
     duplicate_of     null, or the file it was made from; how: "re-encoded", ...
 
 A shot's record
+    shot             its number in the film; of a variant: in the original
     first_frame, end_frame (half open), start_s, end_s (half open)
     camera           one of the 14 classes, or null where none applies (roll, a flat scene that slides)
     move             what was rendered: a class, "roll" or "shake" (a violent handheld)
@@ -35,7 +38,7 @@ A shot's record
     static           nothing moves at all; blurred, noisy; exposure "right" | "over" | "under"
     flash_frames     frames whitened by a flash: no cuts
     text, text_boxes [[left, top, right, bottom]] px of the upright frame
-    background, family, caption   what is to be seen, in words
+    background, family, caption (of this shot alone)   what is to be seen, in words
 """
 
 from __future__ import annotations
@@ -55,13 +58,14 @@ from typing import Any
 import cv2
 import numpy as np
 
-from . import effects
 from .catalogue import films
 from .encode import cut_short, presentation_times, write_video
-from .films import Film, kept_frames, layout, frame_times, render_film, shot_truths, stored_box, stored_size, vary
+from .films import Film, frame_times, kept_frames, layout, render_film, vary
 from .moves import CAMERA_CLASSES
-from .scenes import Scene, describe, render_scene
-from .textures import COLOURS, TEXTURES, Image
+from .scenes import Scene, render_scene
+from .textures import TEXTURES, Image
+from .truth import duplicate_groups, film_record, related_files
+from .words import describe, subject
 
 TRUTH_VERSION = 1
 CUT_SHORT = {"truncated.mp4": 0.6}  # share of the bytes that stay
@@ -86,7 +90,8 @@ def generate(folder: str | os.PathLike[str], seed: int = 0, textures: tuple[str,
         "textures": list(textures),
         "camera_classes": list(CAMERA_CLASSES),
         "files": dict(sorted(records.items())),
-        "duplicates": _duplicates(records),
+        "duplicates": duplicate_groups(records),
+        "related": related_files(records),
     }
     write_atomic(target / "truth.json", json.dumps(truth, indent=1))
     return truth
@@ -109,79 +114,12 @@ def make_film(film: Film, folder: str, seed: int) -> dict[str, Any]:
     if len(stored) != stop - first:
         raise RuntimeError(f"{path}: must hold {stop - first} frames, holds {len(stored)}")
     _write_sidecar(film, path)
-    return _record(film, seed, stored)
+    return film_record(film, seed, stored, CUT_SHORT.get(film.file))
 
 
 def _turned(frame: Image, rotation: int) -> Image:
     """The picture as it is stored, so that a turn by `rotation` degrees clockwise makes it upright."""
     return np.ascontiguousarray(np.rot90(frame, rotation // 90)) if rotation else frame
-
-
-def _record(film: Film, seed: int, stored: Image) -> dict[str, Any]:
-    width, height = stored_size(film)
-    blank = np.zeros((film.height, film.width, 3), np.uint8)
-    boxes = [stored_box(film, box, inside=False) for box in effects.add_logo(blank, film.logo)[1]]
-    edge = film.border or effects.Border()
-    cuts, gradual = _joins(film, stored)
-    return {
-        "media": "video",
-        "expect": "partial" if film.file in CUT_SHORT else "ok",
-        "codec": film.coding.codec,
-        "fps": film.fps,
-        "width": width,
-        "height": height,
-        "rotation_deg": film.rotation,
-        "variable_rate": film.uneven,
-        "frames": len(stored),
-        "start_s": float(stored[0]),
-        "duration_s": round(float(stored[-1] + (stored[-1] - stored[-2]) - stored[0]), 6),
-        "cuts": cuts,
-        "gradual": gradual,
-        "shots": shot_truths(film, seed, stored),
-        "overlay": bool(boxes),
-        "overlay_boxes": boxes,
-        "overlay_opacity": film.logo.opacity if film.logo else None,
-        "borders": {"left": edge.left, "top": edge.top, "right": edge.right, "bottom": edge.bottom},
-        "corners": CORNERS if film.shots[0].scene.background == "quadrants" else None,
-        "family": film.family,
-        "caption": film.caption if film.sidecar else None,
-        "sidecar": film.sidecar,
-        "duplicate_of": film.variant.of if film.variant else None,
-        "how": film.variant.how if film.variant else None,
-    }
-
-
-CORNERS = {
-    "top_left": COLOURS["red"],
-    "top_right": COLOURS["green"],
-    "bottom_left": COLOURS["blue"],
-    "bottom_right": COLOURS["yellow"],
-}
-
-
-def _joins(film: Film, stored: Image) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Cuts and gradual transitions within the frames that the file keeps."""
-    first, stop = kept_frames(film)
-    cuts, gradual = [], []
-    spans = layout(film)[1]
-    for join in spans:
-        begin, last = join.first - first, join.last - first
-        if not 0 < begin <= last < stop - first:
-            continue
-        if join.kind == "cut":
-            cuts.append({"frame": begin, "time_s": float(stored[begin])})
-        else:
-            gradual.append(_gradual(join.kind, begin, last, stored))
-    if film.opens:
-        gradual.insert(0, _gradual("fade", 0, film.opens - 1, stored))
-    if film.closes:
-        gradual.append(_gradual("fade", len(stored) - film.closes, len(stored) - 1, stored))
-    return cuts, gradual
-
-
-def _gradual(kind: str, first: int, last: int, stored: Image) -> dict[str, Any]:
-    times = {"start_s": float(stored[first]), "end_s": float(stored[last])}
-    return {"kind": kind, "first_frame": first, "last_frame": last, **times}
 
 
 def _write_sidecar(film: Film, path: Path) -> None:
@@ -230,13 +168,13 @@ def _image(path: Path, seed: int, index: int) -> dict[str, Any]:
     ok, data = cv2.imencode(path.suffix, pixels[..., ::-1], options)
     assert ok, f"{path}: OpenCV could not encode it"
     write_atomic(path, data.tobytes())
-    caption = describe(scene).split(". ")[0] + "."
+    caption = f"{subject(scene)}."
     write_atomic(path.with_suffix(".txt"), caption + "\n")
     family = "photograph" if photo else f"{thing}s"
     small = path.name == "picture_flower_small.jpg"
-    return {"media": "image", "expect": "ok", "codec": path.suffix[1:], "width": width, "height": height, "frames": 1,
-            "family": family, "caption": caption, "sidecar": "txt", "overlay": False, "overlay_boxes": [],
-            "borders": {"left": 0, "top": 0, "right": 0, "bottom": 0},
+    return {"media": "image", "expect": "ok", "background": background, "codec": path.suffix[1:],
+            "width": width, "height": height, "frames": 1, "family": family, "caption": caption, "sidecar": "txt",
+            "overlay": False, "overlay_boxes": [], "borders": {"left": 0, "top": 0, "right": 0, "bottom": 0},
             "duplicate_of": "picture_flower.jpg" if small else None, "how": "half size" if small else None}  # fmt: skip
 
 
@@ -256,16 +194,6 @@ def _no_media(folder: Path, seed: int) -> dict[str, dict[str, Any]]:
         name: {"media": "unsupported", "expect": expect, "frames": 0, "duplicate_of": None}
         for name, (_, expect) in made.items()
     }
-
-
-def _duplicates(records: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    groups: dict[str, dict[str, str]] = {}
-    for name, record in records.items():
-        if record["duplicate_of"]:
-            groups.setdefault(record["duplicate_of"], {})[name] = record["how"]
-    return [
-        {"original": one, "files": [one, *variants], "variants": variants} for one, variants in sorted(groups.items())
-    ]
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:

@@ -3,14 +3,16 @@
 World: x right, y down, z forward, in units in which the focal length is 1 frame width at zoom 1. The camera looks
 along z from the origin. Directions are the camera's: when it moves or turns right, the picture flows left.
 
-| class | what the camera does | how it shows |
-|---|---|---|
-| zoom in, zoom out | the focal length grows, shrinks (or the camera rides forward, back) | flow away from, towards the centre |
-| pan left, right, up, down | the camera slides sideways or up and down without turning (truck, pedestal) | all flow one way, near things faster: parallax |
-| tilt left, right, up, down | the camera turns about its own centre and stays where it is | all flow one way, near and far alike: no parallax |
-| around left, around right | the camera rides to its left, right around the subject and keeps looking at it (orbit) | near things flow against far ones, the subject stays |
-| static | nothing | no flow, except of things that move themselves |
-| handheld | small irregular turns and slides without a direction that lasts | flow that keeps changing its direction |
+zoom in, zoom out       The focal length grows, shrinks (or the camera rides forward, back).
+                        Flow away from the centre, towards it.
+pan left, right,        The camera slides sideways, or up and down, without turning (truck, pedestal).
+up, down                All flow one way, near things faster than far ones: parallax.
+tilt left, right,       The camera turns about its own centre and stays where it is.
+up, down                All flow one way, near and far alike: no parallax.
+around left, right      The camera rides to its left, right around the subject and keeps looking at it (orbit).
+                        What is nearer than the subject flows against what is behind it; the subject stays.
+static                  The camera does nothing. No flow but of things that move themselves.
+handheld                Small irregular turns and slides. Flow that keeps changing its direction.
 
 A turn about the line of sight ("roll") is none of the 14. In a scene without depth (one flat plane far away) pan and
 tilt cannot be told apart; such a scene has no class in the truth.

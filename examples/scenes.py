@@ -18,7 +18,7 @@ import numpy as np
 
 from .moves import BACKGROUND_DEPTH, CAMERA_CLASSES, Pose, camera_path, plane_to_image
 from .sprites import render_sprite
-from .textures import PHOTO_CROPS, Image, Rng, render_texture
+from .textures import Image, Rng, render_texture
 
 NEAREST_DEPTH, FARTHEST_DEPTH = 0.85, 1.35  # where standing things are
 GRID = (24, 14)  # points at which the flow is measured: columns, rows
@@ -84,16 +84,18 @@ def render_scene(scene: Scene, seed: int | list[int], width: int, height: int, t
         yield frame
 
 
-def measure_scene(scene: Scene, seed: int | list[int], width: int, height: int, times_s: Image) -> Flow:
-    """The true flow, averaged over a grid of points and over all pairs of neighbouring frames."""
+def measure_scene(scene: Scene, seed: int | list[int], width: int, height: int, times_s: Image, first: int = 0,
+                  stop: int | None = None) -> Flow:  # fmt: skip
+    """The true flow, averaged over a grid of points and all pairs of neighbouring frames within [first, stop)."""
     pose, layers = build(scene, seed, width, height, times_s)
     columns, rows = np.linspace(0, width - 1, GRID[0]), np.linspace(0, height - 1, GRID[1])
     points = np.stack([*(axis.ravel() for axis in np.meshgrid(columns, rows)), np.ones(GRID[0] * GRID[1])])
     totals = np.zeros(3)
-    for index in range(len(times_s) - 1):
+    pairs = range(first, (len(times_s) if stop is None else stop) - 1)
+    for index in pairs:
         flow = _flow(pose, layers, index, points, width, height) / (times_s[index + 1] - times_s[index])
         totals += [np.hypot(*flow).mean(), flow[0].mean(), flow[1].mean()]
-    return Flow(*(float(value) for value in totals / max(1, len(times_s) - 1)))
+    return Flow(*(float(value) for value in totals / max(1, len(pairs))))
 
 
 def build(scene: Scene, seed: int | list[int], width: int, height: int, times_s: Image) -> tuple[Pose, list[Layer]]:
@@ -209,51 +211,3 @@ def _covers(image: Image, local: Image) -> Image:
     inside = (x >= 0) & (y >= 0) & (x < image.shape[1]) & (y < image.shape[0])
     inside[inside] = image[y[inside], x[inside], 3] > 127
     return inside
-
-
-def describe(scene: Scene) -> str:
-    """The scene in one plain English sentence."""
-    if scene.background in PHOTO_CROPS:
-        ground = f"a photograph of {PHOTO_NAMES[scene.background]}"
-    else:
-        ground = GROUND_NAMES[scene.background].format(*scene.colours)
-    thing = f"{scene.thing_colour} {scene.thing}"
-    plural = f"{thing}es" if thing.endswith(("s", "ss")) else f"{thing}s"
-    subject = f"{plural.capitalize()} {'moving over' if scene.moving else 'in front of'} {ground}"
-    if scene.moving + scene.standing == 0:
-        subject = ground[0].upper() + ground[1:]
-    return f"{subject}. {CAMERA_NAMES.get(scene.move, f'The camera does a {scene.move}')}."
-
-
-GROUND_NAMES = {
-    "gradient": "a {0} to {1} gradient",
-    "clouds": "{1} clouds on a {0} sky",
-    "tiles": "a wall of {0} and {1} tiles",
-    "stripes": "{0} and {1} stripes",
-    "waves": "{0} and {1} waves",
-    "bricks": "a {0} brick wall with {1} joints",
-    "dots": "a {0} ground with {1} dots",
-    "city": "a city of {1} houses under a {0} sky",
-    "quadrants": "four fields, red, green, blue and yellow",
-}
-PHOTO_NAMES = {
-    "temple": "a Chinese temple",
-    "temple_left": "a temple roof under the sky",
-    "temple_right": "a temple tower under the sky",
-    "garden_left": "the walls of a Chinese temple",
-    "garden_right": "the stairs of a Chinese temple",
-    "flower": "an orange flower",
-    "petals": "the petals of an orange flower",
-    "leaves": "green leaves beside a flower",
-}
-CAMERA_NAMES = {
-    "static": "The camera stands still",
-    "handheld": "The camera is held by hand",
-    "shake": "The camera shakes",
-    "roll": "The camera rolls",
-    "zoom in": "The camera zooms in",
-    "zoom out": "The camera zooms out",
-    **{f"pan {way}": f"The camera pans {way}" for way in ("up", "down", "left", "right")},
-    **{f"tilt {way}": f"The camera tilts {way}" for way in ("up", "down", "left", "right")},
-    **{f"around {way}": f"The camera moves around to the {way}" for way in ("left", "right")},
-}

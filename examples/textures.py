@@ -172,17 +172,18 @@ TEXTURES: dict[str, Texture] = {
     "quadrants": _quadrants,
 }
 
-# name -> (photograph, left, top, right, bottom as shares of it, mirrored). The crops hardly overlap, so that scenes
-# made from different ones are no duplicates of each other.
+# name -> (photograph, left, top, right, bottom as shares of it, mirrored). But for the two whole ones the crops do not
+# overlap, so that scenes made from different ones are no duplicates of each other.
 PHOTO_CROPS: dict[str, tuple[str, float, float, float, float, bool]] = {
     "temple": ("china.jpg", 0.0, 0.0, 1.0, 1.0, False),
-    "temple_left": ("china.jpg", 0.0, 0.05, 0.5, 0.55, False),
-    "temple_right": ("china.jpg", 0.5, 0.05, 1.0, 0.55, False),
-    "garden_left": ("china.jpg", 0.0, 0.5, 0.5, 1.0, True),
-    "garden_right": ("china.jpg", 0.5, 0.5, 1.0, 1.0, True),
+    "roof": ("china.jpg", 0.0, 0.0, 0.5, 0.4, False),
+    "walls": ("china.jpg", 0.0, 0.45, 0.45, 0.9, True),
+    "lake": ("china.jpg", 0.55, 0.25, 1.0, 0.6, False),
+    "eaves": ("china.jpg", 0.45, 0.62, 0.72, 1.0, True),
+    "trees": ("china.jpg", 0.72, 0.62, 1.0, 1.0, False),
     "flower": ("flower.jpg", 0.0, 0.0, 1.0, 1.0, False),
-    "petals": ("flower.jpg", 0.25, 0.1, 0.75, 0.6, True),
-    "leaves": ("flower.jpg", 0.0, 0.45, 0.5, 0.95, False),
+    "petals": ("flower.jpg", 0.45, 0.1, 0.8, 0.6, True),
+    "leaves": ("flower.jpg", 0.0, 0.4, 0.4, 0.95, False),
 }
 
 
