@@ -1,0 +1,77 @@
+"""Samples while a stage trains: the same prompts and noises every time, so that only the weights change."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import nn
+
+from cache.buckets import Bucket
+from cache.read import LatentCache
+from media import write
+from model.text import TextStates, load_text
+from model.vae import load_vae
+from pipelines import Recipe, Stage
+from train import flow
+from train.data import FeedPools
+from train.generate import latents, noise_of, pixels
+
+PROMPTS = 4
+STEPS = 20
+
+
+class StageSamples:
+    """Draws the stage's prompts, or the captions of its first validation clips when it names none."""
+
+    def __init__(self, recipe: Recipe, stage: Stage, cache: LatentCache, feeds: Sequence[FeedPools],
+                 device: torch.device):  # fmt: skip
+        self.recipe, self.stage, self.cache, self.feeds, self.device = recipe, stage, cache, feeds, device
+
+    def write(self, model: nn.Module, step: int, folder: str) -> list[str]:
+        """One picture grid or one tiled clip per view of the stage. Returns the paths."""
+        vae = load_vae(self.recipe.cache.vae, self.device, self.recipe.cache.tiling)
+        paths = []
+        for name in dict.fromkeys(_commonest(feed) for feed in self.feeds):
+            bucket = Bucket.parse(name)
+            videos = pixels(vae, self._draw(model, bucket))
+            os.makedirs(os.path.join(folder, "samples"), exist_ok=True)
+            path = os.path.join(folder, "samples", f"step-{step:08d}-{name}")
+            paths.append(_write(path, videos, bucket.fps))
+        return paths
+
+    def _draw(self, model: nn.Module, bucket: Bucket) -> torch.Tensor:
+        shape = bucket.latent_shape(self.cache.channels)
+        shift = flow.shift_of(self.stage.flow, bucket.tokens())
+        found = []
+        for number, text in enumerate(self._texts):
+            noise = noise_of(self.stage.seed, number, shape)[None].to(self.device)
+            found.append(latents(model, [text], noise, STEPS, self.stage.guidance, shift))
+        return torch.cat(found)
+
+    @cached_property
+    def _texts(self) -> list[TextStates]:
+        if self.stage.prompts:
+            chosen = self.recipe.cache
+            encoder = load_text(chosen.text, chosen.text_pooled, chosen.text_length, chosen.template, self.device)
+            return [TextStates(one.states.cpu(), one.pooled.cpu()) for one in encoder.encode(list(self.stage.prompts))]
+        pools = [(feed.val or feed.train)[0] for feed in self.feeds]
+        rows = [(pool.bucket, int(row)) for pool in pools for row in pool.rows[:PROMPTS]][:PROMPTS]
+        return [self.cache.read(bucket, [row])[0].texts[0] for bucket, row in rows]
+
+
+def _commonest(feed: FeedPools) -> str:
+    return max(feed.train, key=lambda pool: len(pool.rows)).bucket
+
+
+def _write(path: str, videos: list[np.ndarray], fps: float | None) -> str:
+    columns = int(np.ceil(np.sqrt(len(videos))))
+    if fps is None:
+        write.write_png(f"{path}-grid.png", write.grid([video[0] for video in videos], columns))
+        return f"{path}-grid.png"
+    tiled = np.stack([write.grid([video[t] for video in videos], columns) for t in range(len(videos[0]))])
+    write.write_mp4(f"{path}.mp4", tiled, fps)
+    return f"{path}.mp4"

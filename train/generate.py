@@ -1,0 +1,54 @@
+"""Text states -> latents -> pixels: what the sample command and the samples during training share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from model.text import TextStates
+from model.vae import Vae
+from train import flow
+from train.batch import no_text, padded
+from train.draws import normal
+
+
+@torch.no_grad()
+def latents(
+    model: nn.Module, texts: Sequence[TextStates], noise: Tensor, steps: int, guidance: float, shift: float,
+    solver: str = "euler",
+) -> Tensor:  # fmt: skip
+    """Noise (B, C, T, H, W) -> latents of that shape, float32, one per text.
+
+    guidance 1 asks the network once per step, any other value twice: with the text and without.
+    """
+    device, count = noise.device, len(texts)
+    text, mask, pooled = (one.to(device) for one in padded(texts))
+    empty, empty_mask, empty_pooled = (one.to(device) for one in padded([no_text(one) for one in texts]))
+
+    def velocity_of(x: Tensor, t: Tensor) -> Tensor:
+        time = flow.network_time(t).to(device, torch.float32).expand(count)
+        conditional = model(x, time, text, mask, pooled).float()
+        if guidance == 1.0:
+            return conditional
+        return flow.guided(conditional, model(x, time, empty, empty_mask, empty_pooled).float(), guidance)
+
+    return flow.SOLVERS[solver](velocity_of, noise.float(), flow.schedule(steps, shift))
+
+
+def noise_of(seed: int, number: int, shape: tuple[int, ...]) -> Tensor:
+    """The noise (C, T, H, W) that prompt `number` starts from: equal seeds, equal noise, whatever the batch."""
+    return normal(shape, seed, "sample", number)
+
+
+def pixels(vae: Vae, decoded_from: Tensor) -> list[np.ndarray]:
+    """Latents (B, C, T, H, W) -> videos uint8 (T, H, W, 3), decoded one at a time to save memory."""
+    return [to_uint8(vae.decode(one[None])[0]) for one in decoded_from]
+
+
+def to_uint8(video: Tensor) -> np.ndarray:
+    """(3, T, H, W) in [-1, 1] -> (T, H, W, 3) in [0, 255]."""
+    scaled = ((video.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return scaled.permute(1, 2, 3, 0).cpu().numpy()

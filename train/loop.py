@@ -1,0 +1,237 @@
+"""Training one stage: start or go on, step by step, until it is done or somebody asks to stop."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+from cache.read import LatentCache, open_cache
+from commands import Stop, hold
+from pipelines import Recipe, RecipeError, Stage, resolved
+from train import batch as batches
+from train import checkpoint, stages
+from train.data import FeedPools, changes, stage_pools
+from train.distributed import World, barrier
+from train.during import StageSamples
+from train.folder import RunFolder
+from train.loader import read_ahead
+from train.metrics import Metrics, Progress
+from train.optim import Weights, learning_rate
+from train.plan import MicroBatch, Plan, share_out
+from train.step import Result, train_step
+from train.validation import validate
+
+T_BINS = 4  # the training loss is also told per quarter of t
+EXPLODED = 20.0  # times the median of the last losses
+REMEMBERED = 100  # losses
+
+
+class Exploded(RuntimeError):
+    """The loss left its band. The message names the samples; the last checkpoint is from before."""
+
+
+class Options(NamedTuple):
+    """workers: threads that read ahead; as_json: progress for machines; fresh: set an earlier run aside first."""
+
+    workers: int = 2
+    as_json: bool = False
+    fresh: bool = False
+
+
+class Run(NamedTuple):
+    recipe: Recipe
+    name: str
+    stage: Stage
+    world: World
+    cache: LatentCache
+    feeds: list[FeedPools]
+    plan: Plan
+    weights: Weights
+    folder: RunFolder
+
+
+def train_stage(recipe: Recipe, name: str, world: World, stop: Stop, options: Options) -> None:
+    """Train a stage to its end, from its newest checkpoint if there is one.
+
+    Raises RecipeError and CacheError before anything is changed, commands.Interrupted after saving, Exploded and
+    NotFinite with the last checkpoint kept.
+    """
+    stage = stages.stage_of(recipe, name)
+    folder = RunFolder(stages.run_folder(recipe, name))
+    with ExitStack() as held:
+        if world.first:
+            held.enter_context(hold(folder.path, "train"))
+            if options.fresh:
+                folder.set_aside()
+        barrier(world)
+        progress = Progress(name, 0, stage.steps, options.as_json, sys.stdout)
+        run = _open(recipe, name, stage, world, folder)
+        start = _go_on(run, progress)
+        if start >= stage.steps:
+            _tell(world, progress, f"{name}: already at step {start} of {stage.steps}, nothing to do")
+            return
+        if world.first:
+            folder.write_recipe(resolved(recipe))
+        _loop(run, start, stop, options, progress)
+
+
+def _open(recipe: Recipe, name: str, stage: Stage, world: World, folder: RunFolder) -> Run:
+    cache = open_cache(recipe)
+    feeds = stage_pools(cache, stage, stages.cost_of(recipe))
+    shares = [feed.share for feed in stage.feeds]
+    try:
+        plan = Plan([feed.train for feed in feeds], shares, stage.micro_batches, stage.seed, stage.mix)
+        share_out([1.0] * stage.micro_batches, world.size)
+    except ValueError as error:
+        raise RecipeError(f"stages.{name}: {error}") from None
+    widths = stages.widths_of(cache.settings)
+    model = stages.build(stages.size_of(recipe), widths, stage.seed, stage.checkpointing).to(world.device)
+    weights = Weights(model, stage)
+    return Run(recipe, name, stage, world, cache, feeds, plan, weights, folder)
+
+
+def _go_on(run: Run, progress: Progress) -> int:
+    """Load the newest checkpoint, or the stage's start weights. Returns the number of updates done."""
+    found = checkpoint.latest(run.folder.path)
+    if found is None:
+        weights = stages.start_weights(run.recipe, run.name)
+        if weights is not None:
+            run.weights.start_from(weights)
+        return 0
+    _refuse_changes(run, found)
+    tensors = checkpoint.load(found)
+    run.weights.load(tensors["model"], tensors["average"], tensors["optimiser"])
+    if found.step < run.stage.steps:
+        _tell(run.world, progress, f"{run.name}: going on from step {found.step} ({found.path})")
+    return found.step
+
+
+def _refuse_changes(run: Run, found: checkpoint.Checkpoint) -> None:
+    """Raises RecipeError when the recipe or the data are no longer those of the checkpoint, with the difference."""
+    before, now = found.state["fixed"], stages.fixed(run.recipe, run.name)
+    lines = [f"{key}: {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key]]
+    lines += changes(found.state["data"], {feed.name: feed.summary for feed in run.feeds})
+    if lines:
+        raise RecipeError(
+            f"{found.path} was trained on something else:\n  " + "\n  ".join(lines) + "\n"
+            "go back to it, or start anew with --fresh (the old run is set aside, not deleted)"
+        )
+
+
+def _loop(run: Run, start: int, stop: Stop, options: Options, progress: Progress) -> None:
+    stage, world = run.stage, run.world
+    plan_step = lru_cache(maxsize=256)(run.plan.step)
+
+    def mine(step: int) -> list[MicroBatch]:
+        return [plan_step(step)[i] for i in _share(plan_step(step), world)]
+
+    metrics = Metrics(run.folder.local, start) if world.first else None
+    samples = StageSamples(recipe=run.recipe, stage=stage, cache=run.cache, feeds=run.feeds, device=world.device)
+    load = partial(batches.load, run.cache, stage)
+    steps = read_ahead(load, mine, start, stage.steps, options.workers, run.cache)
+    losses: deque[float] = deque(maxlen=REMEMBERED)
+    saved = start if start else None
+    with closing(steps):
+        for step in range(start, stage.steps):
+            began = time.monotonic()
+            loaded = next(steps)
+            waited = time.monotonic() - began
+            micro = plan_step(step)
+            result = train_step(run.weights, micro, _share(micro, world), loaded, world, step, stop.number is not None)
+            done = step + 1
+            record = _record(stage, micro, result, step, time.monotonic() - began, waited)
+            _refuse_explosion(losses, record["loss"], micro, done)
+            if metrics:
+                metrics.write(done, record)
+                progress.update(done, record)
+            last = done == stage.steps or result.stop
+            _look(run, done, last and not result.stop, metrics, progress, samples)
+            if last or done % stage.checkpoint_every == 0 or done in stage.milestones:
+                _save(run, done)
+                saved = done
+            if result.stop:
+                break
+    if metrics:
+        metrics.close()
+        run.folder.publish()
+    stop.check()
+    _tell(world, progress, f"{run.name}: step {saved} of {stage.steps}, saved in {run.folder.path}")
+
+
+def _share(micro: Sequence[MicroBatch], world: World) -> list[int]:
+    return share_out([one.cost for one in micro], world.size)[world.rank]
+
+
+def _record(
+    stage: Stage, micro: Sequence[MicroBatch], result: Result, step: int, seconds: float, waited: float
+) -> dict[str, Any]:
+    """One line of metrics.jsonl: mean loss, per bucket, per quarter of t, and what the step cost."""
+    by_bucket, by_t = defaultdict(list), defaultdict(list)
+    buckets = [one.bucket for one in micro for _ in one.rows]
+    for bucket, loss, t in zip(buckets, result.losses.tolist(), result.ts.tolist()):
+        by_bucket[bucket].append(loss)
+        by_t[f"t{min(int(t * T_BINS), T_BINS - 1)}"].append(loss)
+    tokens = sum(batches.tokens_of(one.bucket) * len(one.rows) for one in micro)
+    return {
+        "loss": float(result.losses.mean()), "lr": learning_rate(stage, step), "norm": result.norm,
+        "samples": len(buckets), "tokens": tokens, "seconds": round(seconds, 4), "waited": round(waited, 4),
+        "bucket": {key: statistics.fmean(one) for key, one in sorted(by_bucket.items())},
+        "time": {key: statistics.fmean(one) for key, one in sorted(by_t.items())},
+    }  # fmt: skip
+
+
+def _refuse_explosion(losses: deque[float], loss: float, micro: Sequence[MicroBatch], step: int) -> None:
+    if len(losses) >= losses.maxlen // 2 and loss > EXPLODED * statistics.median(losses):  # type: ignore[operator]
+        names = ", ".join(f"{clip} of {one.bucket}" for one in micro for clip in one.clips)
+        raise Exploded(f"step {step}: loss {loss:.4g} is more than {EXPLODED:g} times the median of the last "
+                       f"{len(losses)}; its samples: {names}")  # fmt: skip
+    losses.append(loss)
+
+
+def _look(run: Run, step: int, last: bool, metrics: Metrics | None, progress: Progress, samples: StageSamples) -> None:
+    """Validation losses and samples, where the stage asks for them, with the weights and with their average."""
+    stage = run.stage
+    if last or step % stage.validate_every == 0:
+        raw = validate(run.weights, run.cache, run.feeds, run.world)
+        with run.weights.averaged():
+            average = validate(run.weights, run.cache, run.feeds, run.world)
+        if metrics and raw:
+            metrics.write(step, {"validation": raw, "validation_average": average})
+            progress.tell(f"{run.name}  {step}/{stage.steps}  validation {raw['loss']:.4f}, average of the weights "
+                          f"{average['loss']:.4f}")  # fmt: skip
+    if metrics and stage.sample_every and (last or step % stage.sample_every == 0):
+        with run.weights.averaged():
+            for path in samples.write(run.weights.model, step, run.folder.local):
+                progress.tell(f"{run.name}  {step}/{stage.steps}  samples: {path}")
+    barrier(run.world)
+
+
+def _save(run: Run, step: int) -> None:
+    if run.world.first:
+        tensors = {
+            "model": {name: one.detach() for name, one in run.weights.masters.items()},
+            "average": run.weights.average,
+            "optimiser": run.weights.state(),
+        }
+        state = {
+            "stage": run.name,
+            "fixed": stages.fixed(run.recipe, run.name),
+            "data": {feed.name: feed.summary for feed in run.feeds},
+            "cache": run.cache.settings,
+            "recipe": resolved(run.recipe),
+        }
+        checkpoint.save(run.folder.path, step, tensors, state)
+        checkpoint.prune(run.folder.path, run.stage.keep_last, run.stage.milestones)
+        run.folder.publish()
+    barrier(run.world)
+
+
+def _tell(world: World, progress: Progress, text: str) -> None:
+    if world.first:
+        progress.tell(text)

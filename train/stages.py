@@ -1,0 +1,135 @@
+"""The stages of a recipe: their order, the network they train, where its weights come from, what they may ask for."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from cache.buckets import Bucket
+from media import storage
+from model.dit import DiT
+from model.sizes import SIZES
+from pipelines import Recipe, RecipeError, Stage, resolved
+from train import checkpoint
+
+TEXT_TOKENS = 64  # a middling caption, for the cost of a sample
+# What a resumed run may not change: these decide which samples a step holds, or what its weights mean.
+FIXED = ("feeds", "micro_batches", "mix", "tokens", "seed", "precision")
+
+
+def stage_of(recipe: Recipe, name: str) -> Stage:
+    """Raises RecipeError for an unknown stage, or one that asks for what training cannot do."""
+    if name not in recipe.stages:
+        close = difflib.get_close_matches(name, recipe.stages, n=1)
+        hint = f", did you mean '{close[0]}'?" if close else ""
+        raise RecipeError(f"no stage '{name}'{hint}; recipe '{recipe.name}' has {', '.join(recipe.stages)}")
+    stage = recipe.stages[name]
+    asked = {
+        "losses.perceptual": stage.losses.perceptual, "losses.temporal": stage.losses.temporal,
+        "losses.sync": stage.losses.sync, "phases": stage.phases, "image_to_video": stage.image_to_video,
+        "unfreeze": stage.unfreeze, "lora": stage.lora,
+    }  # fmt: skip
+    for key, value in asked.items():
+        if value:
+            raise RecipeError(f"stages.{name}.{key}: not possible yet, take it out")
+    return stage
+
+
+def run_folder(recipe: Recipe, name: str) -> str:
+    return storage.join(storage.absolute(recipe.workspace), "runs", name)
+
+
+def size_of(recipe: Recipe) -> dict[str, Any]:
+    if recipe.model not in SIZES:
+        raise RecipeError(f"model: no size '{recipe.model}', there are {', '.join(SIZES)}")
+    return SIZES[recipe.model]
+
+
+def cost_of(recipe: Recipe) -> Callable[[Bucket], float]:
+    """FLOPs of a forward pass over one sample of a bucket; only their ratios matter, to share out work evenly."""
+    size = size_of(recipe)
+    width, blocks = size["width"], size["double_blocks"] + size["single_blocks"]
+    per_token = 2 * width**2 * (4 + 2 * size["mlp_ratio"]) * blocks
+
+    def cost(bucket: Bucket) -> float:
+        tokens = bucket.tokens(size["patch"]) + TEXT_TOKENS
+        return float(tokens * per_token + 4 * tokens**2 * width * blocks)
+
+    return cost
+
+
+class Widths(NamedTuple):
+    """What the cache decides about a network: latent channels, width of text states and of the pooled vector."""
+
+    channels: int
+    text: int
+    pooled: int
+
+
+def widths_of(settings: dict[str, Any]) -> Widths:
+    """From a cache's settings, which every checkpoint carries."""
+    encoder = settings["text"]["encoder"]
+    return Widths(int(settings["latents"]["vae"]["channels"]), int(encoder["width"]), int(encoder["pooled_width"]))
+
+
+def build(size: dict[str, Any], widths: Widths, seed: int, checkpointing: str = "none") -> DiT:
+    """The network with the start weights that the seed gives, whatever was drawn before; on the CPU."""
+    chosen = size | {
+        "in_channels": widths.channels, "out_channels": widths.channels, "text_width": widths.text,
+        "pooled_width": widths.pooled, "checkpointing": checkpointing,
+    }  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return DiT(**chosen)
+
+
+def start_weights(recipe: Recipe, name: str) -> dict[str, Tensor] | None:
+    """Weights that a stage begins with: of the stage before, of `start`, or None for those of build().
+
+    Raises RecipeError when they are not there.
+    """
+    source = recipe.stages[name].start
+    names = list(recipe.stages)
+    if source is None and names.index(name) > 0:
+        source = names[names.index(name) - 1]
+    if source in (None, "scratch"):
+        return None
+    if source in recipe.stages:
+        return _of_stage(recipe, name, str(source))
+    return _of_path(name, str(source))
+
+
+def fixed(recipe: Recipe, name: str) -> dict[str, Any]:
+    """What must be equal when a run goes on, as plain data."""
+    plain = resolved(recipe)
+    return {"model": plain["model"]} | {key: plain["stages"][name][key] for key in FIXED}
+
+
+def complete(recipe: Recipe, name: str) -> bool:
+    """Whether the stage has been trained to its last step."""
+    found = checkpoint.latest(run_folder(recipe, name))
+    return found is not None and found.step >= recipe.stages[name].steps
+
+
+def _of_stage(recipe: Recipe, name: str, source: str) -> dict[str, Tensor]:
+    found = checkpoint.latest(run_folder(recipe, source))
+    if found is None or found.step < recipe.stages[source].steps:
+        state = "has no checkpoint" if found is None else f"is at step {found.step} of {recipe.stages[source].steps}"
+        raise RecipeError(
+            f"stages.{name} starts from stage '{source}', which {state}: run `python -m train.run --stage {source}`, "
+            "or say where to start with `start:` (a stage, a path, `scratch`)"
+        )
+    return checkpoint.load(found)["model"]
+
+
+def _of_path(name: str, source: str) -> dict[str, Tensor]:
+    path = os.path.join(source, "model.safetensors") if os.path.isdir(source) else source
+    if not os.path.isfile(path):
+        raise RecipeError(f"stages.{name}.start: no stage and no weights at {path}")
+    return load_file(path)

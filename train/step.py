@@ -1,0 +1,89 @@
+"""One step: gradients of this rank's micro-batches, summed over the ranks, and an update.
+
+Every sample of a step counts the same, whichever micro-batch and rank computed it: the gradient is that of the mean
+over all samples of the step, as if one process had seen them at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pipelines import Losses
+from train import flow
+from train.batch import Batch
+from train.distributed import World, add_up
+from train.losses import velocity_loss
+from train.optim import Weights
+from train.plan import MicroBatch
+
+
+class NotFinite(RuntimeError):
+    """A loss or a gradient that is no number. The message names the samples."""
+
+
+class Result(NamedTuple):
+    """losses, ts (samples of the step,) float64 on the CPU, in the plan's order; stop: some rank was asked to stop."""
+
+    losses: Tensor
+    ts: Tensor
+    norm: float
+    stop: bool
+
+
+def predict(model: nn.Module, batch: Batch) -> Tensor:
+    """The velocity (B, C, T, H, W) that the network sees in a batch."""
+    x_t = flow.mix(batch.data, batch.noise, batch.t)
+    return model(x_t, flow.network_time(batch.t), batch.text, batch.mask, batch.pooled)
+
+
+def sample_losses(model: nn.Module, batch: Batch, losses: Losses) -> Tensor:
+    """The weighted loss of each sample (B,)."""
+    return losses.velocity * velocity_loss(predict(model, batch), flow.velocity(batch.data, batch.noise))
+
+
+def train_step(
+    weights: Weights, micro: Sequence[MicroBatch], mine: Sequence[int], batches: Sequence[Batch], world: World,
+    step: int, stop: bool = False,
+) -> Result:  # fmt: skip
+    """Update after `step` updates. mine: which of the step's micro-batches `batches` are.
+
+    Raises NotFinite before anything is changed.
+    """
+    sizes = [len(one.rows) for one in micro]
+    total, starts = sum(sizes), [sum(sizes[:i]) for i in range(len(sizes))]
+    seen = torch.zeros(2, total, dtype=torch.float64)
+    for index, batch in zip(mine, batches):
+        batch = batch.to(world.device, torch.promote_types(weights.dtype, torch.float32))
+        loss = sample_losses(weights.model, batch, weights.stage.losses)
+        (loss.sum() / total).backward()
+        weights.collect()
+        place = slice(starts[index], starts[index] + sizes[index])
+        seen[0, place], seen[1, place] = loss.detach().double().cpu(), batch.t.double().cpu()
+    asked = torch.tensor([float(stop)], dtype=torch.float64)
+    shared = [one.to(world.device) for one in (seen, asked)]
+    add_up(world, shared)
+    losses, ts = shared[0].cpu()
+    _refuse(losses, micro)
+    add_up(world, weights.gradients())
+    norm = weights.clip()
+    if not math.isfinite(norm):
+        raise NotFinite(f"the gradient is not finite; the step's samples: {', '.join(_names(micro))}")
+    weights.update(step)
+    return Result(losses, ts, norm, bool(shared[1].item()))
+
+
+def _refuse(losses: Tensor, micro: Sequence[MicroBatch]) -> None:
+    if bool(torch.isfinite(losses).all()):
+        return
+    names = _names(micro)
+    bad = [names[i] for i in torch.nonzero(~torch.isfinite(losses)).flatten().tolist()]
+    raise NotFinite(f"the loss is not finite for {len(bad)} of {len(names)} samples: {', '.join(bad[:8])}")
+
+
+def _names(micro: Sequence[MicroBatch]) -> list[str]:
+    return [f"{clip} of {one.bucket}" for one in micro for clip in one.clips]
