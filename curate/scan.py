@@ -1,0 +1,154 @@
+"""One file -> its row in `videos` and the rows of its clips, in one decode pass. Plain Python: no Ray, no processes.
+
+Every frame is shrunk once; detectors, signals and proxies work on the shrunk picture. Frames wait in a bounded queue until it
+is certain which shot they belong to; a shot hands its rows to the sink as soon as it ends.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Any, NamedTuple
+
+import cv2
+
+from curate.clips import ClipMaker, still_rows
+from curate.shots import Boundary, ShotFinder
+from curate.signals import SIGNALS
+from curate.signals.kinds import WORK_PX, Record, Seen, Watcher
+from curate.spans import Edge
+from media.decode import Frame, Video
+from media.probe import Probe, Unplayable, classify
+from media.still import probe_still, still_frame
+from pipelines import Curate
+
+BEAT_FRAMES, BEAT_S = 16, 2.0
+
+
+class Source(NamedTuple):
+    """A file: its identity, where it is, its size in bytes and the tag that changes when its content does."""
+
+    video_id: str
+    path: str
+    bytes: int
+    tag: str
+
+
+Sink = Callable[[str, list[dict[str, Any]]], None]
+
+
+def scan_video(source: Source, settings: Curate, want: frozenset[str], sink: Sink, beat: Callable[[int], None],
+               threads: int | None = None) -> dict[str, Any]:  # fmt: skip
+    """Rows of the wanted tables (`clips`, `proxies`, `hashes`, `scores.<signal>`) into the sink; returns the `videos` row.
+
+    Does not raise for what is in the file: a bad one has a status and a reason. threads of the decoder: as many as OpenCV
+    may use when not given.
+    """
+    kind, reason = classify(source.path)
+    if kind == "unsupported" or reason:
+        status = "unsupported" if kind == "unsupported" else "failed"
+        return row(source, Probe(kind, status, reason), 0)
+    if kind == "image":
+        return _scan_still(source, settings, want, sink)
+    try:
+        with Video(source.path, threads or cv2.getNumThreads()) as video:
+            return _Pass(source, settings, want, sink, beat, video).run()
+    except Unplayable as why:
+        return row(source, why.verdict, 0)
+
+
+def row(source: Source, probe: Probe, frames: int) -> dict[str, Any]:
+    """The row of `videos`."""
+    return source._asdict() | asdict(probe) | {"frames_decoded": frames}
+
+
+def _scan_still(source: Source, settings: Curate, want: frozenset[str], sink: Sink) -> dict[str, Any]:
+    probe = probe_still(source.path)
+    if probe.status != "ok":
+        return row(source, probe, 0)
+    try:
+        frame = still_frame(source.path)
+    except ValueError as error:
+        return row(source, replace(probe, status="failed", reason=str(error)), 0)
+    seen = Seen(frame, frame.shrunk(_work_px(settings)))
+    records = {name: _see(watcher, seen) for name, watcher in _watchers(want).items()}
+    for table, rows in still_rows(source.video_id, source.path, seen, records, settings, want).items():
+        sink(table, rows)
+    return row(source, probe, 1)
+
+
+class Waiting(NamedTuple):
+    """A decoded frame of which the shot is not certain yet; its picture is shrunk."""
+
+    frame: Frame
+    sharpness: float
+
+
+class _Pass:
+    """The state of one pass over one video."""
+
+    def __init__(self, source: Source, settings: Curate, want: frozenset[str], sink: Sink, beat: Callable[[int], None],
+                 video: Video):  # fmt: skip
+        self.source, self.settings, self.video, self.beat = source, settings, video, beat
+        self.finder = ShotFinder(settings.shots.detectors, video.time_base)
+        self.clips = ClipMaker(source.video_id, source.path, settings, want, sink)
+        self.watchers = _watchers(want)
+        self.waiting: deque[Waiting] = deque()
+        self.released = 0
+        self.boundaries: deque[Boundary] = deque()
+        self._beaten = (0, time.monotonic())
+
+    def run(self) -> dict[str, Any]:
+        for frame in self.video:
+            self._take(frame)
+            self._settle(ended=False)
+            self._beat(frame.index + 1)
+        self._settle(ended=True)
+        if self.video.frames:
+            self.clips.end(Edge("end", 1.0))
+        return row(self.source, self.video.result(), self.video.frames)
+
+    def _take(self, frame: Frame) -> None:
+        seen = Seen(frame, frame.shrunk(_work_px(self.settings)))
+        seen.content = self.finder.push(seen.small, seen.bgr)
+        for name, watcher in self.watchers.items():
+            self.clips.record(name, _see(watcher, seen))
+        self.waiting.append(Waiting(seen.small, seen.sharpness))
+
+    def _settle(self, ended: bool) -> None:
+        self.boundaries.extend(self.finder.settle(ended))
+        while self.waiting and self.released < self.finder.settled:
+            self._release()
+
+    def _release(self) -> None:
+        one = self.waiting.popleft()
+        if self.released == 0:
+            self.clips.begin(one.frame, Edge("start", 1.0))
+        while self.boundaries and self.boundaries[0].first <= self.released:
+            edge = self.boundaries.popleft()
+            self.clips.begin(one.frame, Edge(edge.kind, edge.confidence))
+        if self.boundaries and self.boundaries[0].last == self.released:
+            edge = self.boundaries[0]
+            self.clips.begin_transition(one.frame, Edge(edge.kind, edge.confidence))
+        self.clips.add(one.frame, one.sharpness)
+        self.released += 1
+
+    def _beat(self, frames: int) -> None:
+        now = time.monotonic()
+        if frames - self._beaten[0] >= BEAT_FRAMES or now - self._beaten[1] >= BEAT_S:
+            self._beaten = (frames, now)
+            self.beat(frames)
+
+
+def _work_px(settings: Curate) -> int:
+    return max(WORK_PX, settings.proxies.long_side_px)
+
+
+def _watchers(want: frozenset[str]) -> dict[str, Watcher]:
+    return {name: signal.watch() for name, signal in SIGNALS.items() if signal.watch and f"scores.{name}" in want}
+
+
+def _see(watcher: Watcher, seen: Seen) -> Record | None:
+    return watcher.see(seen)

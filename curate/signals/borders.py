@@ -1,0 +1,76 @@
+"""Borders: uniform bars along the edges that stay for the whole clip (letterbox, pillars, padding of any colour).
+
+A line of px is border when it hardly varies along itself and hardly differs from the outermost line, in every frame that was
+looked at (two a second); so a dark scene has none as long as something lights up. Measured at full size, exact to 2 px.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import pyarrow as pa
+
+from curate.signals.kinds import Clip, EverySeconds, Record, Scores, Seen, Signal
+
+STEP_S = 0.5
+FLAT = 6.0  # standard deviation along a border line, in grey levels: coding noise of a flat area
+ALIKE = 8.0  # difference of a border line's mean to the outermost line's
+MAX_SIDE = 0.45  # of the side; a frame that is flat beyond that has no picture to find borders by
+COLUMNS = {"borders": pa.float64()} | dict.fromkeys(("crop_left", "crop_top", "crop_right", "crop_bottom"), pa.int32())
+
+
+class Watch:
+    def __init__(self) -> None:
+        self._due = EverySeconds(STEP_S)
+
+    def see(self, seen: Seen) -> Record | None:
+        if not self._due.due(seen.time_s):
+            return None
+        luma = seen.frame.luma()
+        sides = bars(luma)
+        if sides is None:
+            return None
+        scale = (seen.frame.width / luma.shape[1], seen.frame.height / luma.shape[0])
+        return Record(seen.time_s, seen.time_s, tuple(round(px * scale[k % 2]) for k, px in enumerate(sides)))
+
+
+def summary(records: Sequence[Record], clip: Clip) -> Scores:
+    """Crop in px of the upright picture, the smallest bar of all frames; borders: share of the area it covers."""
+    if not records:
+        return dict.fromkeys(COLUMNS, None)
+    left, top, right, bottom = (min(record.values[side] for record in records) for side in range(4))
+    inner = max(0, clip.width - left - right) * max(0, clip.height - top - bottom)
+    crop = {"crop_left": left, "crop_top": top, "crop_right": right, "crop_bottom": bottom}
+    return {"borders": 1 - inner / (clip.width * clip.height)} | crop
+
+
+def bars(luma: np.ndarray) -> tuple[int, int, int, int] | None:
+    """uint8 (h, w) -> px of border (left, top, right, bottom); None for a picture that is flat all over."""
+    top, bottom = _bar(luma), _bar(luma[::-1])
+    inner = luma[top or 0 : luma.shape[0] - (bottom or 0)]
+    if top is None or bottom is None or not inner.size:
+        return None
+    left, right = _bar(inner.T), _bar(inner.T[::-1])
+    if left is None or right is None:
+        return None
+    return left, top, right, bottom
+
+
+def _bar(lines: np.ndarray) -> int | None:
+    """Leading rows of (n, m) that are border; None when there is no end to them within MAX_SIDE."""
+    limit = max(1, int(len(lines) * MAX_SIDE))
+    if lines[0].std() > FLAT:
+        return 0
+    reach = np.ascontiguousarray(lines[: limit + 1])
+    means = cv2.reduce(reach, 1, cv2.REDUCE_AVG, dtype=cv2.CV_32F).ravel()
+    squares = cv2.reduce(reach.astype(np.float32) ** 2, 1, cv2.REDUCE_AVG, dtype=cv2.CV_32F).ravel()
+    flat = np.sqrt(np.maximum(squares - means**2, 0)) <= FLAT
+    border = flat & (np.abs(means - means[0]) <= ALIKE)
+    if border.all():
+        return None
+    return int(np.argmin(border))
+
+
+SIGNAL = Signal(COLUMNS, 1, "pass", Watch, summary)

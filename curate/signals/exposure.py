@@ -1,0 +1,98 @@
+"""Exposure and texture of the picture: brightness, contrast, clipped shares, colourfulness, noise, blockiness.
+
+Measured on four frames a second; noise and blockiness on the luma as it is stored (shrinking would remove them).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import pyarrow as pa
+
+from curate.signals.kinds import Clip, EverySeconds, Record, Scores, Seen, Signal, median
+
+STEP_S, FINE_STEP_S = 0.25, 0.5
+WHITE, BLACK = 250, 5  # luma from which on a pixel is burnt out, up to which it is crushed
+PATCH_PX = 512  # side of the middle part on which noise and blockiness are measured
+BLOCK = 8
+COLUMNS = ("brightness", "contrast", "overexposed", "underexposed", "colourfulness", "noise", "blockiness")
+
+
+class Watch:
+    def __init__(self) -> None:
+        self._coarse, self._fine = EverySeconds(STEP_S), EverySeconds(FINE_STEP_S)
+
+    def see(self, seen: Seen) -> Record | None:
+        if not self._coarse.due(seen.time_s):
+            return None
+        values = light(seen.small_luma) | {"colourfulness": colourfulness(seen.rgb)}
+        if self._fine.due(seen.time_s):
+            patch = middle(seen.frame.luma())
+            values |= {"noise": noise(patch), "blockiness": blockiness(patch)}
+        return Record(seen.time_s, seen.time_s, values)
+
+
+def summary(records: Sequence[Record], clip: Clip) -> Scores:
+    return {name: median([r.values[name] for r in records if r.values.get(name) is not None]) for name in COLUMNS}
+
+
+def light(luma: np.ndarray) -> dict[str, float]:
+    """uint8 (h, w) -> brightness in [0, 1], contrast in [0, 0.5], overexposed and underexposed in [0, 1]."""
+    mean, deviation = cv2.meanStdDev(luma)
+    counts = cv2.calcHist([luma], [0], None, [256], [0, 256]).ravel() / luma.size
+    return {
+        "brightness": float(mean[0, 0]) / 255,
+        "contrast": float(deviation[0, 0]) / 255,
+        "overexposed": float(counts[WHITE:].sum()),
+        "underexposed": float(counts[: BLACK + 1].sum()),
+    }
+
+
+def colourfulness(rgb: np.ndarray) -> float:
+    """uint8 (h, w, 3) -> 0 grey .. > 60 vivid (Hasler and Suesstrunk, Measuring colourfulness in natural images, 2003)."""
+    red, green, blue = (rgb[..., k].astype(np.float32) for k in range(3))
+    across, along = red - green, (red + green) / 2 - blue
+    spread = np.hypot(across.std(), along.std())
+    return float(spread + 0.3 * np.hypot(across.mean(), along.mean()))
+
+
+def middle(luma: np.ndarray) -> np.ndarray:
+    """The central part, at most PATCH_PX a side, starting on the 8 x 8 grid of the codec."""
+    height, width = luma.shape
+    top, left = max(0, height - PATCH_PX) // 2 // BLOCK * BLOCK, max(0, width - PATCH_PX) // 2 // BLOCK * BLOCK
+    return luma[top : top + PATCH_PX, left : left + PATCH_PX]
+
+
+def noise(luma: np.ndarray) -> float | None:
+    """uint8 (h, w) -> standard deviation of noise in grey levels, from the flattest quarter of 16 x 16 tiles.
+
+    The kernel is Immerkaer's (Fast noise variance estimation, 1996): it is blind to planes and edges up to second order.
+    """
+    if min(luma.shape) < 16:
+        return None
+    kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
+    response = np.abs(cv2.filter2D(luma, cv2.CV_32F, kernel))
+    rows, columns = (side // 16 * 16 for side in luma.shape)
+    tiles = response[:rows, :columns].reshape(rows // 16, 16, columns // 16, 16).mean(axis=(1, 3)).ravel()
+    return float(np.sqrt(np.pi / 2) / 6 * np.quantile(tiles, 0.125))
+
+
+def blockiness(luma: np.ndarray) -> float | None:
+    """uint8 (h, w) on the 8 x 8 grid -> how much steps across block edges exceed steps inside blocks; 0 none."""
+    if min(luma.shape) < 4 * BLOCK:
+        return None
+    return max(0.0, (_edge_excess(luma) + _edge_excess(luma.T)) / 2)
+
+
+def _edge_excess(luma: np.ndarray) -> float:
+    """Mean step between columns 7|8, 15|16, ... relative to the mean of all other steps, minus one."""
+    steps = cv2.absdiff(np.ascontiguousarray(luma[:, 1:]), np.ascontiguousarray(luma[:, :-1])).mean(axis=0)
+    at_edge = np.arange(len(steps)) % BLOCK == BLOCK - 1
+    return float(
+        steps[at_edge].mean() / (steps[~at_edge].mean() + 0.5) - steps[~at_edge].mean() / (steps[~at_edge].mean() + 0.5)
+    )
+
+
+SIGNAL = Signal({name: pa.float64() for name in COLUMNS}, 1, "pass", Watch, summary)

@@ -1,0 +1,117 @@
+"""What a signal is, what it sees of a frame, and what it is told about a clip."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from media.decode import Frame
+
+WORK_PX = 512  # long side of the picture that sharpness is measured on
+SMALL_PX = 256  # long side of the pictures of shots, motion and exposure
+
+Scores = dict[str, float | None]
+
+
+class Seen:
+    """One frame of the pass and the pictures made of it, each made once and only when asked for.
+
+    frame: as decoded, full size; small: shrunk, holds no large picture; content: mean HSV change to the frame before.
+    """
+
+    def __init__(self, frame: Frame, small: Frame, content: float = 0.0):
+        self.frame, self.small, self.content = frame, small, content
+        self.time_s = frame.time_s
+
+    @cached_property
+    def luma(self) -> np.ndarray:
+        """uint8 (h, w), long side WORK_PX or less."""
+        return self.small.luma(WORK_PX)
+
+    @cached_property
+    def small_luma(self) -> np.ndarray:
+        """uint8 (h, w), long side SMALL_PX or less."""
+        return self.small.luma(SMALL_PX)
+
+    @cached_property
+    def bgr(self) -> np.ndarray:
+        """uint8 (h, w, 3), long side SMALL_PX or less, roughly the right colours."""
+        return self.small.bgr(SMALL_PX)
+
+    @cached_property
+    def rgb(self) -> np.ndarray:
+        """uint8 (h, w, 3), long side SMALL_PX or less, the right colours."""
+        return self.small.rgb(SMALL_PX)
+
+    @cached_property
+    def sharpness(self) -> float:
+        from curate.sharpest import laplacian_variance
+
+        return laplacian_variance(self.luma)
+
+
+class Clip(NamedTuple):
+    """[start_s, end_s); width, height in upright px; an image has start_s = end_s = 0."""
+
+    start_s: float
+    end_s: float
+    width: int
+    height: int
+
+
+class Record(NamedTuple):
+    """What was measured on a frame. since_s: time of the frame it was compared with; time_s where there was none."""
+
+    time_s: float
+    since_s: float
+    values: Any
+
+
+class Watcher(Protocol):
+    """The state of a pass signal over one video."""
+
+    def see(self, seen: Seen) -> Record | None:
+        """Called for every frame in order; None where nothing was measured."""
+        ...
+
+
+@dataclass(frozen=True)
+class Signal:
+    """columns: score -> Arrow type. watch and summary belong to a pass signal, from_proxies to one on proxies.
+
+    summary takes the records of a clip (all inside it, in order) and gives one number per column, None for unknown.
+    from_proxies takes rows of `proxies` and the signal's settings and gives a table of clip_id and columns.
+    """
+
+    columns: dict[str, pa.DataType]
+    encode_version: int
+    source: Literal["pass", "proxies"]
+    watch: Callable[[], Watcher] | None = None
+    summary: Callable[[Sequence[Record], Clip], Scores] | None = None
+    from_proxies: Callable[[pa.Table, Any], pa.Table] | None = None
+
+
+class EverySeconds:
+    """Says of frames in time order whether one is due: the first, then at least `step_s` after the one before."""
+
+    def __init__(self, step_s: float):
+        self.step_s, self._last_s = step_s, -np.inf
+
+    def due(self, time_s: float) -> bool:
+        if time_s - self._last_s < self.step_s - 1e-6:
+            return False
+        self._last_s = time_s
+        return True
+
+
+def median(values: Sequence[float]) -> float | None:
+    return float(np.median(values)) if len(values) else None
+
+
+def mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if len(values) else None

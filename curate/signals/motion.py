@@ -1,0 +1,111 @@
+"""Motion: dense optical flow (DIS, Kroeger et al. 2016) on small luma, at most ten pairs of frames a second.
+
+Pairs lie about a tenth of a second apart: far enough for slow motion to stand above the noise of the estimate, near enough for
+fast motion to be found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import pyarrow as pa
+
+from curate.signals.kinds import Clip, Record, Scores, Seen, Signal, mean
+
+PAIR_S = 0.1
+MAX_PAIR_S = 1.0  # frames further apart (slideshows, time lapse) are not compared by flow
+FLOW_PX = 256
+DEAD_PX = 0.12  # flow below this, in px of the small picture, is noise of the estimate and counts as none
+MOVING = 0.01  # frame widths per second from which on a pixel moves
+STILL = 0.15  # mean grey levels between neighbours below which a frame repeats the one before
+COLUMNS = ("motion", "motion_px_s", "moving_area", "jitter", "jumps", "still_frames")
+
+
+class Pair(NamedTuple):
+    """speed: mean in frame widths per second; area: share of px that move; dx, dy: mean velocity in frame widths per second."""
+
+    speed: float
+    area: float
+    dx: float
+    dy: float
+
+
+class Step(NamedTuple):
+    """Between a frame and the one before. jump: mean HSV change in [0, 1]; still: whether it repeats; pair: or None."""
+
+    jump: float
+    still: bool
+    pair: Pair | None
+    pair_since_s: float
+
+
+class Watch:
+    def __init__(self) -> None:
+        self._flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        self._before: tuple[float, np.ndarray] | None = None
+        self._reference: tuple[float, np.ndarray] | None = None
+
+    def see(self, seen: Seen) -> Record | None:
+        luma, now = seen.small_luma, seen.time_s
+        before, self._before = self._before, (now, luma)
+        if before is None or before[1].shape != luma.shape:
+            self._reference = self._before
+            return None
+        still = float(cv2.norm(luma, before[1], cv2.NORM_L1)) / luma.size < STILL
+        pair, since = self._pair(luma, now)
+        return Record(now, before[0], Step(seen.content / 255, still, pair, since))
+
+    def _pair(self, luma: np.ndarray, now: float) -> tuple[Pair | None, float]:
+        assert self._reference is not None
+        since, reference = self._reference
+        if now - since < PAIR_S - 1e-6:
+            return None, now
+        self._reference = (now, luma)
+        if now - since > MAX_PAIR_S or min(luma.shape) < 16:
+            return None, now
+        return measure(self._flow.calc(reference, luma, None), now - since), since  # type: ignore[call-overload]
+
+
+def measure(flow: np.ndarray, elapsed_s: float) -> Pair:
+    """Flow (h, w, 2) in px of the small picture over elapsed_s -> Pair."""
+    width = flow.shape[1]
+    size = np.hypot(flow[..., 0], flow[..., 1])
+    moving = size >= DEAD_PX
+    rate = 1 / (width * elapsed_s)
+    return Pair(
+        float(size[moving].sum() / size.size) * rate,
+        float((size * rate >= MOVING).mean()),
+        float(flow[..., 0][moving].sum() / size.size) * rate,
+        float(flow[..., 1][moving].sum() / size.size) * rate,
+    )
+
+
+def summary(records: Sequence[Record], clip: Clip) -> Scores:
+    """motion: % of the frame width per second; motion_px_s: px of the upright source per second; an image has none."""
+    steps = [record.values for record in records]
+    pairs = [s.pair for s in steps if s.pair is not None and s.pair_since_s >= clip.start_s - 1e-6]
+    speed = mean([pair.speed for pair in pairs])
+    return {
+        "motion": None if speed is None else 100 * speed,
+        "motion_px_s": None if speed is None else clip.width * speed,
+        "moving_area": mean([pair.area for pair in pairs]),
+        "jitter": jitter(pairs),
+        "jumps": max((step.jump for step in steps), default=None),
+        "still_frames": mean([float(step.still) for step in steps]),
+    }
+
+
+def jitter(pairs: Sequence[Pair]) -> float | None:
+    """Share of the motion that changes between neighbouring pairs: 0 steady .. 1 reversed every time."""
+    if len(pairs) < 2:
+        return None
+    velocity = np.array([(pair.dx, pair.dy) for pair in pairs])
+    changed = np.linalg.norm(np.diff(velocity, axis=0), axis=1).sum()
+    total = np.linalg.norm(velocity[1:], axis=1).sum() + np.linalg.norm(velocity[:-1], axis=1).sum()
+    return float(changed / total) if total > 1e-9 else 0.0
+
+
+SIGNAL = Signal({name: pa.float64() for name in COLUMNS}, 1, "pass", Watch, summary)
