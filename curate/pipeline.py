@@ -59,17 +59,18 @@ class Tally:
     """What a scan cost: units, videos, frames decoded, seconds of work over all workers."""
 
     def __init__(self) -> None:
-        self.units, self.videos, self.frames, self.seconds = 0, 0, 0, 0.0
+        self.units, self.videos, self.frames, self.parts, self.seconds = 0, 0, 0, 0, 0.0
 
     def add(self, done: unit.Done) -> None:
         self.units += 1
         self.videos += done.videos
         self.frames += done.frames
+        self.parts += len(done.written)
         self.seconds += done.seconds
 
 
 def settled(recipe: Recipe) -> Recipe:
-    """The recipe with absolute paths, as it travels to workers. Raises RecipeError for relative output in a Ray copy."""
+    """The recipe with absolute paths, as it travels. Raises RecipeError for a relative workspace in a Ray copy."""
     if "runtime_resources" in os.getcwd() and not os.path.isabs(recipe.workspace) and "://" not in recipe.workspace:
         raise RecipeError(
             f"workspace: {recipe.workspace} is relative, and this job runs in a copy that Ray will delete; "
@@ -202,15 +203,15 @@ def _global_steps(tables: Tables, files: list[units.File], how: How, stop: comma
 
 def make_captions(tables: Tables, files: list[units.File]) -> Iterator[str]:
     """A unit's captions are made again when a sidecar of it appears, changes or goes."""
-    from curate import captions
+    from curate import captioning
 
-    beside = {file.path: f"{file.bytes}:{file.tag}" for file in files}
+    listed = {file.path: f"{file.bytes}:{file.tag}" for file in files}
     for path in tables.parts("clips"):
         name = storage.name(path)
         target = storage.join(tables.folder("captions"), name)
-        rows, inputs = captions.plan(tables, path, beside)
-        if part_notes(target).get("inputs") != inputs:
-            write_part(target, captions.make(tables, rows, name), {"inputs": inputs})
+        planned = captioning.plan(tables, path, listed)
+        if part_notes(target).get("inputs") != planned.inputs:
+            write_part(target, captioning.make(tables, planned, name), {"inputs": planned.inputs})
             tables.write_settings("captions")
             yield f"captions/{name}"
 
@@ -236,21 +237,25 @@ def make_concepts(tables: Tables, refit: bool) -> Iterator[str]:
 
 
 def make_sets(tables: Tables) -> Iterator[str]:
+    """All ledgers together, since the split is one for all; only those made from something else are written."""
     from curate import grouping
 
-    facts = None
-    for name, chosen in tables.recipe.sets.items():
-        picks = storage.read_bytes(chosen.clips).decode() if chosen.clips else None
-        target = tables.ledger_path(name)
-        upon = part_notes(tables.whole("concepts")).get("inputs", "")
-        inputs = hashlib.sha256(json.dumps([upon, picks]).encode()).hexdigest()[:16]
-        if part_notes(target).get("inputs") == inputs:
-            continue
-        facts = facts or grouping.facts(tables)
-        ledger = grouping.ledger(tables, name, facts, picks)
-        account.check_ledger(ledger, facts.num_rows, name)
+    upon = part_notes(tables.whole("concepts")).get("inputs", "")
+    picked = grouping.picks(tables)
+    inputs = {
+        name: hashlib.sha256(json.dumps([upon, sorted(picked.get(name, ()))]).encode()).hexdigest()[:16]
+        for name in tables.recipe.sets
+    }
+    stale = [name for name in inputs if part_notes(tables.ledger_path(name)).get("inputs") != inputs[name]]
+    if not stale:
+        return
+    facts = grouping.facts(tables)
+    ledgers = grouping.ledgers(tables, facts)
+    for name in stale:
+        account.check_ledger(ledgers[name], facts.num_rows, name)
         settings = json.dumps(tables.set_settings(name), sort_keys=True)
-        write_part(target, ledger.cast(SCHEMAS["ledger"]), {"inputs": inputs, "settings": settings})
+        notes = {"inputs": inputs[name], "settings": settings}
+        write_part(tables.ledger_path(name), ledgers[name].cast(SCHEMAS["ledger"]), notes)
         yield f"sets/{name}"
 
 
@@ -280,8 +285,9 @@ def _say(tally: Tally, made: list[str], seconds: float, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"what": "curated"} | facts), flush=True)
         return
-    news = f"{len(made)} made ({', '.join(made[:6])}{', ...' if len(made) > 6 else ''})" if made else "all up to date"
-    print(f"scanned {tally.videos} videos, decoded {tally.frames} frames; tables: {news}; {seconds:.1f} s")
+    parts = tally.parts + len(made)
+    news = f"{parts} parts made" if parts else "everything is up to date"
+    print(f"scanned {tally.videos} videos, decoded {tally.frames} frames; {news}; {seconds:.1f} s")
 
 
 __all__ = ["part_name", "run", "settled"]

@@ -18,7 +18,7 @@ def place(video_id: str) -> float:
     """A fixed number in [0, 1) of a video, as good as drawn at random."""
     import xxhash
 
-    return xxhash.xxh3_64_intdigest(f"split:{video_id}") / 2.0**64
+    return xxhash.xxh3_64_intdigest(f"split:{video_id}".encode()) / 2.0**64
 
 
 def groups(clip_ids: Sequence[str], video_ids: Sequence[str], keepers: Sequence[str | None]) -> np.ndarray:
