@@ -29,6 +29,7 @@ INDEX = pa.schema(
 )
 # tar: the file's name; captions: one hash per variant, equal texts have equal hashes.
 TEXT_INDEX = pa.schema({**{field.name: field.type for field in INDEX}, "tar": _text, "captions": pa.list_(_text)})
+FAILED = pa.schema({"key": _text, "clip_id": _text, "start_tick": _tick, "shard": pa.int32(), "reason": _text})
 VIEW = pa.schema({"clip_id": _text, "start_tick": _tick, "bucket": _text, "reason": _text})
 
 
@@ -47,6 +48,10 @@ def plan_path(folder: str, bucket: str) -> str:
 
 def index_path(folder: str, bucket: str) -> str:
     return storage.join(folder, bucket, "index.parquet")
+
+
+def failed_path(folder: str, bucket: str) -> str:
+    return storage.join(folder, bucket, "failed.parquet")
 
 
 def text_index_path(folder: str, bucket: str, text_fingerprint: str) -> str:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 from media.frames import read_frames
 
 from cache.buckets import Bucket, times
-from media import colour
 
 PIXEL_VERSION = 1
 
@@ -25,9 +23,11 @@ class Crop(NamedTuple):
 
 def pixel_settings() -> dict[str, Any]:
     """The rules below in words: part of every fingerprint."""
+    from media.colour import COLOUR_VERSION
+
     return {
         "version": PIXEL_VERSION,
-        "colour": colour.VERSION,
+        "colour": COLOUR_VERSION,
         "times": "frame shown at start + k / fps",
         "crop": "borders as curated, then centre crop to the bucket's aspect",
         "resize": "area down, cubic up",
@@ -39,6 +39,7 @@ def read_pixels(path: str, start_s: float, crop: Crop, bucket: Bucket) -> np.nda
 
     Raises ValueError when the file gives other than the frames asked for, and what reading it raises.
     """
+
     shown = read_frames(path, times(start_s, bucket.frames, bucket.fps))
     if len(shown) != bucket.frames:
         raise ValueError(f"{path}: {len(shown)} frames for the {bucket.frames} times from {start_s:.3f} s")
@@ -47,6 +48,8 @@ def read_pixels(path: str, start_s: float, crop: Crop, bucket: Bucket) -> np.nda
 
 def fit(frame: np.ndarray, crop: Crop, height: int, width: int) -> np.ndarray:
     """One frame (H, W, 3) cropped and resized to (height, width, 3)."""
+    import cv2
+
     top, bottom, left, right = window(frame.shape[0], frame.shape[1], crop, width / height)
     region = frame[top:bottom, left:right]
     if region.shape[:2] == (height, width):

@@ -1,0 +1,165 @@
+"""Pixels -> latents -> shards. The VAE sees one bucket at a time; tars appear whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from cache.buckets import Bucket
+from cache.members import pack
+from cache.plan import Item, Shard
+from cache.readers import Request, Result, read_ahead
+from cache.shards import writing_shard
+from cache.state import BucketState
+from model.vae import Vae
+from pipelines import Recipe
+
+BATCH_PIXELS = 4 * 17 * 512 * 512  # px of all frames that go through a VAE on a GPU at once
+LOG_SIGMA = (-3.0, 0.5)  # CogVideoX-1.5: noise of the condition image, sigma = exp(N(-3, 0.5))
+
+
+class Made(NamedTuple):
+    """Samples that are in shards now, and planned ones that could not be made."""
+
+    encoded: int = 0
+    failed: int = 0
+
+
+class Job(NamedTuple):
+    """One bucket's shards that are to be made."""
+
+    state: BucketState
+    bucket: Bucket
+    shards: tuple[Shard, ...]
+
+    @property
+    def samples(self) -> int:
+        return sum(len(shard.items) for shard in self.shards)
+
+
+def make_latents(recipe: Recipe, jobs: Sequence[Job], vae: Vae, workers: int, done: Callable[[Bucket, int], None],
+                 stopping: Callable[[], bool]) -> Made:  # fmt: skip
+    """Make every shard of the jobs and index it.
+
+    done(bucket, samples) is called as samples are made. After stopping() came true the shard at hand is finished.
+    """
+    requests = [
+        Request(item.path, item.start_s, item.crop, job.bucket)
+        for job in jobs for shard in job.shards for item in shard.items
+    ]  # fmt: skip
+    made = Made()
+    with closing(read_ahead(requests, min(workers, len(requests)), recipe.curate.stall_s)) as pixels:
+        for job in jobs:
+            for shard in job.shards:
+                if not stopping():
+                    one = _make_shard(recipe, job, shard, vae, pixels, done)
+                    made = Made(made.encoded + one.encoded, made.failed + one.failed)
+            job.state.save()
+    return made
+
+
+def _make_shard(recipe: Recipe, job: Job, shard: Shard, vae: Vae, pixels: Iterator[Result],
+                done: Callable[[Bucket, int], None]) -> Made:  # fmt: skip
+    with writing_shard(job.state.shard_path(shard.number)) as writer:
+        for item, found in _encoded(recipe, job.bucket, shard.items, vae, pixels):
+            if isinstance(found, str):
+                writer.fail(item.key, found)
+            else:
+                writer.add(item.key, pack(found), _facts(item, job.bucket))
+            done(job.bucket, 1)
+    job.state.add(shard.number, writer.places, writer.failed)
+    return Made(len(writer.places), len(writer.failed))
+
+
+def _encoded(recipe: Recipe, bucket: Bucket, items: Sequence[Item], vae: Vae,
+             pixels: Iterator[Result]) -> Iterator[tuple[Item, dict[str, torch.Tensor] | str]]:  # fmt: skip
+    """Each item with its tensors, or with the reason why it has none."""
+    left = iter(items)
+    while batch := list(islice(left, batch_size(vae, bucket))):
+        results = list(islice(pixels, len(batch)))
+        good = [(item, found) for item, found in zip(batch, results) if isinstance(found, np.ndarray)]
+        made = iter(tensors_of(recipe, bucket, [i for i, _ in good], [p for _, p in good], vae)) if good else iter(())
+        for item, found in zip(batch, results, strict=True):
+            yield item, found if isinstance(found, str) else next(made)
+
+
+def batch_size(vae: Vae, bucket: Bucket) -> int:
+    """One on a CPU: there a batch saves nothing, and a sample's bytes must not depend on its neighbours."""
+    on_cpu = torch.device(getattr(vae, "device", "cpu")).type == "cpu"
+    return 1 if on_cpu else max(1, BATCH_PIXELS // (bucket.frames * bucket.height * bucket.width))
+
+
+def tensors_of(recipe: Recipe, bucket: Bucket, items: Sequence[Item], pixels: Sequence[np.ndarray],
+               vae: Vae) -> list[dict[str, torch.Tensor] | str]:  # fmt: skip
+    """What is stored for each of these samples: latent, and what the recipe asks for beside it."""
+    video = to_video(np.stack(pixels)).to(getattr(vae, "device", "cpu"))
+    mean, logvar = vae.encode(video)
+    wanted = bucket.latent_shape(vae.channels)
+    if tuple(mean.shape[1:]) != wanted:
+        raise ValueError(f"the VAE makes {tuple(mean.shape[1:])} of bucket {bucket.name}, it must make {wanted}")
+    stored = {"latent": mean}
+    if recipe.cache.logvar:
+        if logvar is None:
+            raise ValueError("cache.logvar: this VAE has no log-variance")
+        stored["logvar"] = logvar
+    if bucket.frames > 1:
+        stored |= conditions(recipe, items, video[:, :, :1], vae)
+    dtype = getattr(torch, recipe.cache.dtype)
+    whole = {name: tensor if name == "sigmas" else tensor.to(dtype).cpu() for name, tensor in stored.items()}
+    return [_checked({name: tensor[at] for name, tensor in whole.items()}) for at in range(len(items))]
+
+
+def conditions(recipe: Recipe, items: Sequence[Item], first: torch.Tensor, vae: Vae) -> dict[str, torch.Tensor]:
+    """Latents of the first frame (B, 3, 1, H, W) encoded from its pixels on its own, never sliced out of the clip's:
+    the norms of a VAE span time.
+
+    first_frame (B, C, 1, h, w); noised_first_frame (B, K, C, 1, h, w) with the noise of draw k added before the VAE,
+    and its sigmas (B, K). The draws of a sample depend on its clip and start alone.
+    """
+    found: dict[str, torch.Tensor] = {}
+    if "first_frame" in recipe.cache.conditions:
+        found["first_frame"] = vae.encode(first)[0]
+    if "noised_first_frame" in recipe.cache.conditions:
+        draws = [_noise(item, recipe.cache.noise_draws, first.shape[1:]) for item in items]
+        sigmas = torch.stack([sigma for sigma, _ in draws])
+        noise = torch.stack([one for _, one in draws]).to(first.device)
+        noised = first[:, None] + sigmas.to(first.device).view(*sigmas.shape, 1, 1, 1, 1) * noise
+        found["sigmas"] = sigmas
+        found["noised_first_frame"] = torch.stack([vae.encode(noised[:, k])[0] for k in range(noised.shape[1])], dim=1)
+    return found
+
+
+def to_video(pixels: np.ndarray) -> torch.Tensor:
+    """uint8 (B, T, H, W, 3) -> float32 (B, 3, T, H, W) in [-1, 1]."""
+    return torch.from_numpy(pixels).permute(0, 4, 1, 2, 3).contiguous().float() / 127.5 - 1.0
+
+
+def _noise(item: Item, draws: int, shape: torch.Size) -> tuple[torch.Tensor, torch.Tensor]:
+    """sigmas (K,), noise (K, *shape)."""
+    generator = np.random.Generator(
+        np.random.Philox(np.random.SeedSequence([int(item.clip_id, 16), item.start_tick % 2**63]))
+    )
+    sigmas = np.exp(generator.normal(*LOG_SIGMA, size=draws)).astype(np.float32)
+    return torch.from_numpy(sigmas), torch.from_numpy(generator.standard_normal((draws, *shape), dtype=np.float32))
+
+
+def _checked(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor] | str:
+    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    return f"not finite after encoding: {', '.join(broken)}" if broken else tensors
+
+
+def _facts(item: Item, bucket: Bucket) -> dict[str, Any]:
+    """What a reader of the tar alone can know of a sample."""
+    return {
+        "clip_id": item.clip_id,
+        "start_tick": item.start_tick,
+        "start_s": item.start_s,
+        "crop": list(item.crop),
+        "bucket": bucket.name,
+        "fps": bucket.fps,
+    }

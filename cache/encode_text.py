@@ -1,0 +1,163 @@
+"""Captions -> text states -> tars beside the latents: the same keys in the same order.
+
+A tar is named by the fingerprint of its encoder and its captions, so new captions make new tars and the old ones stay
+as they are for whoever reads them. States that exist under this encoder are copied, never computed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import torch
+
+from cache import index as tables
+from cache.fingerprint import CacheError
+from cache.members import pack, unpack
+from cache.shards import Place, complete, scan, set_aside, writing_shard
+from media import storage
+from model.text import TextEncoder, TextStates
+from pipelines import fingerprint
+
+EMPTY = ""  # the caption of a clip that has none
+BATCH = 32  # texts given to the encoder at once
+
+
+class Stored(NamedTuple):
+    """Where the states of one caption lie: a sample of a tar, and its slot there."""
+
+    path: str
+    offset: int
+    bytes: int
+    slot: int
+
+
+class TextCounts(NamedTuple):
+    computed: int = 0
+    copied: int = 0
+
+
+class TextWriter:
+    """Makes text tars of one encoder in one cache. load: gives the encoder when the first caption must be computed."""
+
+    def __init__(self, folder: str, made_by: str, dtype: str, load: Callable[[], TextEncoder],
+                 captions: Mapping[str, Sequence[str]], say: Callable[[str], None]):  # fmt: skip
+        self.folder, self.made_by, self.captions, self.say = folder, made_by, captions, say
+        self._dtype, self._load, self._encoder = getattr(torch, dtype), load, None
+        self._stored: dict[str, Stored] = {}
+        self.counts = TextCounts()
+        for bucket in tables.buckets(folder):
+            self._remember(bucket, self._index(bucket).to_pylist())
+
+    def update(self, bucket: str, latents: pa.Table) -> int:
+        """Bring a bucket's text states into line with its latents (their index) and the captions. Tars written."""
+        old = self._index(bucket).to_pylist()
+        before = {row["key"]: row for row in old}
+        wanted: dict[int, list[dict[str, Any]]] = {}
+        for row in latents.to_pylist():
+            wanted.setdefault(row["shard"], []).append(row | {"captions": self._hashes(row, before)})
+        rows, written = [], 0
+        for shard, samples in sorted(wanted.items()):
+            made_by = fingerprint([self.made_by, [[one["key"], one["captions"]] for one in samples]])
+            tar = tables.text_name(shard, made_by)
+            places = self._places(bucket, tar, samples, before)
+            if places is None:
+                places, written = self._write(bucket, tar, samples), written + 1
+            rows += [one | place._asdict() | {"tar": tar} for one, place in zip(samples, places, strict=True)]
+        table = pa.Table.from_pylist(rows, schema=tables.TEXT_INDEX)
+        if rows != old or not old:
+            tables.write_table(tables.text_index_path(self.folder, bucket, self.made_by), table)
+        self._remember(bucket, rows)
+        return written
+
+    def _index(self, bucket: str) -> pa.Table:
+        return tables.read_table(tables.text_index_path(self.folder, bucket, self.made_by), tables.TEXT_INDEX)
+
+    def _hashes(self, row: dict[str, Any], before: dict[str, dict[str, Any]]) -> list[str]:
+        """Hashes of a sample's captions. A clip that the tables have no longer keeps those it was written with."""
+        texts = self.captions.get(row["clip_id"])
+        if texts is None and row["key"] in before:
+            return before[row["key"]]["captions"]
+        return [caption_hash(text) for text in texts or [EMPTY]]
+
+    def _places(self, bucket: str, tar: str, samples: list[dict[str, Any]],
+                before: dict[str, dict[str, Any]]) -> list[Place] | None:  # fmt: skip
+        """Where the samples lie in a tar that is there already, by its index or else by reading it."""
+        path = storage.join(self.folder, bucket, tar)
+        if not storage.exists(path):
+            return None
+        rows = [before.get(one["key"]) for one in samples]
+        if all(row is not None and row["tar"] == tar for row in rows):
+            return [Place(*(row[name] for name in Place._fields)) for row in rows if row is not None]
+        try:
+            found = scan(path)
+        except CacheError:
+            found = None
+        if found is None or not complete(found, [one["key"] for one in samples]):
+            set_aside(path, self.say)
+            return None
+        return found.places
+
+    def _write(self, bucket: str, tar: str, samples: list[dict[str, Any]]) -> list[Place]:
+        states = self._states({text for one in samples for text in one["captions"]}, samples)
+        with writing_shard(storage.join(self.folder, bucket, tar)) as writer:
+            for one in samples:
+                writer.add(
+                    one["key"], packed([states[text] for text in dict.fromkeys(one["captions"])], one["captions"])
+                )
+        return writer.places
+
+    def _states(self, hashes: set[str], samples: list[dict[str, Any]]) -> dict[str, TextStates]:
+        """The states of captions by their hashes: read where they exist, else computed, each once."""
+        found = {one: _load(self._stored[one]) for one in sorted(hashes) if one in self._stored}
+        texts = {caption_hash(text): text for one in samples for text in self.captions.get(one["clip_id"]) or [EMPTY]}
+        missing = sorted(hashes - found.keys())
+        for start in range(0, len(missing), BATCH):
+            batch = missing[start : start + BATCH]
+            made = self._encode([texts[one] for one in batch])
+            found |= dict(zip(batch, made, strict=True))
+        self.counts = TextCounts(self.counts.computed + len(missing), self.counts.copied + len(hashes) - len(missing))
+        return found
+
+    def _encode(self, texts: list[str]) -> list[TextStates]:
+        if self._encoder is None:
+            self._encoder = self._load()
+        return [TextStates(*(part.to(self._dtype).cpu() for part in one)) for one in self._encoder.encode(texts)]
+
+    def _remember(self, bucket: str, rows: Iterable[dict[str, Any]]) -> None:
+        for row in rows:
+            path = storage.join(self.folder, bucket, row["tar"])
+            for slot, one in enumerate(dict.fromkeys(row["captions"])):
+                self._stored.setdefault(one, Stored(path, row["offset"], row["bytes"], slot))
+
+
+def caption_hash(text: str) -> str:
+    """16 hex digits: equal captions are found by them."""
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def packed(slots: Sequence[TextStates], captions: Sequence[str]) -> bytes:
+    """States of a sample's different captions, valid tokens only, one after another; which variant has which slot."""
+    order = list(dict.fromkeys(captions))
+    notes = {
+        "lengths": ",".join(str(len(one.states)) for one in slots),
+        "variants": ",".join(str(order.index(text)) for text in captions),
+    }
+    return pack(
+        {"states": torch.cat([s.states for s in slots]), "pooled": torch.stack([s.pooled for s in slots])}, notes
+    )
+
+
+def unpacked(tensors: Mapping[str, torch.Tensor], notes: Mapping[str, str]) -> tuple[TextStates, ...]:
+    """The states of every slot. The inverse of packed()."""
+    lengths = [int(length) for length in notes["lengths"].split(",")]
+    return tuple(
+        TextStates(*pair) for pair in zip(torch.split(tensors["states"], lengths), tensors["pooled"], strict=True)
+    )
+
+
+def _load(place: Stored) -> TextStates:
+    data = bytearray(storage.read_range(place.path, place.offset, place.bytes))
+    return unpacked(*unpack(memoryview(data), place.path))[place.slot]

@@ -1,0 +1,110 @@
+"""What of a bucket is made: its plan, index and failures, brought into line with the tars that are there.
+
+A tar that is there whole is done; the tables only say quickly what is in it, and are made again from it when a run was
+killed before it wrote them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cache import index as tables
+from cache.fingerprint import CacheError
+from cache.shards import Place, complete, scan, set_aside
+from media import storage
+
+
+class BucketState:
+    """made: numbers of the shards that are there. Tables are in memory until save()."""
+
+    def __init__(self, folder: str, bucket: str, say: Callable[[str], None]):
+        self.folder, self.bucket = folder, bucket
+        self.plan = tables.read_table(tables.plan_path(folder, bucket), tables.PLAN)
+        self._rows = tables.read_table(tables.index_path(folder, bucket), tables.INDEX).to_pylist()
+        self._failed = tables.read_table(tables.failed_path(folder, bucket), tables.FAILED).to_pylist()
+        self.made: set[int] = set()
+        self._reconcile(say)
+
+    def shard_path(self, shard: int) -> str:
+        return storage.join(self.folder, self.bucket, tables.shard_name(shard))
+
+    def write_plan(self, plan: pa.Table) -> None:
+        self.plan = plan
+        tables.write_table(tables.plan_path(self.folder, self.bucket), plan)
+
+    def add(self, shard: int, places: Iterable[Place], failed: dict[str, str]) -> None:
+        """A shard that is now there."""
+        planned = {row["key"]: row for row in self._planned(shard)}
+        for place in places:
+            row = {**planned[place.key], **place._asdict()}
+            self._rows.append({name: row[name] for name in tables.INDEX.names})
+        for key, reason in failed.items():
+            row = {**planned[key], "reason": reason}
+            self._failed.append({name: row[name] for name in tables.FAILED.names})
+        self.made.add(shard)
+
+    def index(self) -> pa.Table:
+        """In the order of shards and of samples in them; of two samples with the same clip and start the later one."""
+        latest = {(row["clip_id"], row["start_tick"]): row for row in sorted(self._rows, key=_order)}
+        rows = sorted(latest.values(), key=_order)
+        return pa.Table.from_pylist(rows, schema=tables.INDEX)
+
+    def failed(self) -> dict[tuple[str, str, int], str]:
+        """(bucket, clip_id, start_tick) -> reason, of samples that are in no shard."""
+        held = {(row["clip_id"], row["start_tick"]) for row in self._rows}
+        found = {(row["clip_id"], row["start_tick"]): row["reason"] for row in self._failed}
+        return {(self.bucket, *one): reason for one, reason in found.items() if one not in held}
+
+    def save(self) -> None:
+        failed = pa.Table.from_pylist(sorted(self._failed, key=_order), schema=tables.FAILED)
+        for path, table, schema in (
+            (tables.failed_path(self.folder, self.bucket), failed, tables.FAILED),
+            (tables.index_path(self.folder, self.bucket), self.index(), tables.INDEX),
+        ):
+            if not tables.read_table(path, schema).equals(table) or not storage.exists(path):
+                tables.write_table(path, table)
+
+    def forget_failures(self) -> int:
+        """Take the failed samples out of the plan, so that they are planned anew. Their number."""
+        keys = pa.array([row["key"] for row in self._failed], pa.string())
+        self.plan = self.plan.filter(pc.invert(pc.is_in(self.plan["key"], keys)))
+        count, self._failed = len(self._failed), []
+        return count
+
+    def _planned(self, shard: int) -> list[dict[str, Any]]:
+        return self.plan.filter(pc.equal(self.plan["shard"], shard)).to_pylist()
+
+    def _reconcile(self, say: Callable[[str], None]) -> None:
+        there = _tars(storage.join(self.folder, self.bucket))
+        self._rows = [row for row in self._rows if row["shard"] in there]
+        self._failed = [row for row in self._failed if row["shard"] in there]
+        known = {row["shard"] for row in [*self._rows, *self._failed]}
+        self.made = known & there
+        for shard in sorted(there - known):
+            self._take_up(shard, say)
+
+    def _take_up(self, shard: int, say: Callable[[str], None]) -> None:
+        """A tar that no table knows: finished just before a run was killed, or broken."""
+        path, keys = self.shard_path(shard), [row["key"] for row in self._planned(shard)]
+        try:
+            found = scan(path)
+        except CacheError:
+            found = None
+        if found is None or not keys or not complete(found, keys):
+            set_aside(path, say)
+        else:
+            self.add(shard, found.places, found.failed)
+
+
+def _tars(folder: str) -> set[int]:
+    names = [storage.name(entry.path) for entry in storage.find(folder, ".tar")]
+    parts = [name.removeprefix("shard-").removesuffix(".tar") for name in names]
+    return {int(part) for part in parts if part.isdigit()}
+
+
+def _order(row: dict[str, Any]) -> tuple[int, int, str]:
+    return row["shard"], row.get("offset", 0), row["key"]

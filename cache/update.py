@@ -1,0 +1,225 @@
+"""Bringing a cache up to date: ledger, plan, latents, text states, counts; in this order, under one lock."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from cache import index as tables
+from cache.buckets import Bucket, Size
+from cache.encode import Job, Made, make_latents
+from cache.encode_text import TextCounts, TextWriter
+from cache.fingerprint import cache_folder, latent_settings, text_settings
+from cache.ledger import Placed, clips_of, feeding_sets, place, view_table
+from cache.lock import held
+from cache.plan import extended, sample_bytes, shards
+from cache.progress import Progress, Signals
+from cache.state import BucketState
+from curate.tables import Tables
+from media import storage
+from model.text import TextEncoder, load_text
+from model.vae import load_vae
+from pipelines import Recipe, RecipeError, fingerprint
+
+Say = Callable[[str], None]
+
+
+class Options(NamedTuple):
+    """workers: processes that read pixels (None: one per core; 0: none); device: None is cuda where there is one."""
+
+    stage: str | None = None
+    workers: int | None = None
+    device: str | None = None
+    retry_failed: bool = False
+
+
+class Summary(NamedTuple):
+    """What a run found and did. buckets: samples each one holds now; seconds: spent on latents."""
+
+    folder: str
+    ledger: dict[str, dict[str, int]]
+    buckets: dict[str, int]
+    encoded: int
+    failed: int
+    text: TextCounts
+    text_tars: int
+    seconds: float
+    interrupted: int | None
+
+
+def update(recipe: Recipe, options: Options, say: Say) -> Summary:
+    """Encode what is missing. say(line) gets what a person should know.
+
+    Raises RecipeError, MissingWeights, Busy, FileNotFoundError (no curated tables), CacheError.
+    """
+    placed = ledgers(recipe, options.stage)
+    latents, texts = latent_settings(recipe), text_settings(recipe)
+    folder = cache_folder(recipe, latents)
+    with held(folder), Signals() as signals:
+        states = {bucket.name: BucketState(folder, bucket.name, say) for bucket in buckets_of(placed)}
+        _describe(folder, latents, texts, {})
+        if options.retry_failed:
+            say(f"{sum(state.forget_failures() for state in states.values())} failed samples are tried again")
+        jobs = _plan(recipe, placed, states, latents["vae"]["channels"])
+        _write_ledgers(folder, placed, states, merge=options.stage is not None)
+        say(f"{folder}: {sum(job.samples for job in jobs)} samples to encode in {len(jobs)} buckets")
+        started = time.monotonic()
+        made = _latents(recipe, options, jobs, signals)
+        seconds = time.monotonic() - started
+        _write_ledgers(folder, placed, states, merge=options.stage is not None)
+        texts_made, written = _texts(recipe, options, folder, fingerprint(texts), states, signals, say)
+        counts = {name: len(state.index()) for name, state in states.items()}
+        _describe(folder, latents, texts, counts)
+        return Summary(folder, ledger_counts(placed), counts, *made, texts_made, written, seconds, signals.got)
+
+
+def ledgers(recipe: Recipe, stage: str | None = None) -> dict[str, list[Placed]]:
+    """View -> every clip of its sets, with bucket or reason. Raises RecipeError for a view that ends up empty."""
+    folder = cache_folder(recipe, latent_settings(recipe))
+    found: dict[str, list[Placed]] = {}
+    for view, sets in feeding_sets(recipe, stage).items():
+        chosen = recipe.views[view]
+        held_sizes = [
+            Size(bucket.height, bucket.width)
+            for bucket in map(Bucket.parse, tables.buckets(folder))
+            if (bucket.frames, bucket.fps) == (chosen.frames, chosen.fps if chosen.frames > 1 else None)
+        ]
+        found[view] = place(clips_of(recipe, sets), chosen, held_sizes)
+        _must_hold_clips(view, sets, found[view])
+    return found
+
+
+def ledger_counts(placed: dict[str, list[Placed]]) -> dict[str, dict[str, int]]:
+    """View -> {bucket or kind of reason: rows}; they add up to the view's rows."""
+    counted = {view: Counter(_kind(one) for one in rows) for view, rows in placed.items()}
+    return {view: dict(counts.most_common()) for view, counts in counted.items()}
+
+
+def estimate(recipe: Recipe, stage: str | None = None) -> dict[str, Any]:
+    """What a run would do, and how long it takes at the rate of the last one. Nothing is written."""
+    placed, latents = ledgers(recipe, stage), latent_settings(recipe)
+    folder = cache_folder(recipe, latents)
+    missing = {bucket.name: _missing(folder, placed, bucket) for bucket in buckets_of(placed)}
+    chosen = recipe.cache
+    size = {
+        bucket.name: sample_bytes(bucket, latents["vae"]["channels"], chosen.dtype, chosen.logvar)
+        for bucket in buckets_of(placed)
+    }
+    return {
+        "folder": folder,
+        "ledger": ledger_counts(placed),
+        "samples": missing,
+        "frames": sum(count * Bucket.parse(name).frames for name, count in missing.items()),
+        "bytes": sum(count * size[name] for name, count in missing.items()),
+    }
+
+
+def buckets_of(placed: dict[str, list[Placed]]) -> list[Bucket]:
+    found = {one.bucket for rows in placed.values() for one in rows if one.bucket}
+    return sorted(found, key=lambda bucket: bucket.name)
+
+
+def _missing(folder: str, placed: dict[str, list[Placed]], bucket: Bucket) -> int:
+    index = tables.read_table(tables.index_path(folder, bucket.name), tables.INDEX)
+    held_samples = set(zip(index["clip_id"].to_pylist(), index["start_tick"].to_pylist()))
+    return len({(one.clip.clip_id, one.start_tick) for one in _in_bucket(placed, bucket)} - held_samples)
+
+
+def _in_bucket(placed: dict[str, list[Placed]], bucket: Bucket) -> Iterable[Placed]:
+    return (one for rows in placed.values() for one in rows if one.bucket == bucket)
+
+
+def _plan(recipe: Recipe, placed: dict[str, list[Placed]], states: dict[str, BucketState], channels: int) -> list[Job]:
+    """Write every bucket's plan and give what is not made of it."""
+    jobs, chosen = [], recipe.cache
+    for bucket in buckets_of(placed):
+        state, wanted = states[bucket.name], list(_in_bucket(placed, bucket))
+        per_shard = max(1, chosen.shard_bytes // sample_bytes(bucket, channels, chosen.dtype, chosen.logvar))
+        plan = extended(state.plan, state.made, wanted, per_shard)
+        if not plan.equals(state.plan):
+            state.write_plan(plan)
+        jobs.append(Job(state, bucket, tuple(shards(plan, state.made, wanted))))
+    return jobs
+
+
+def _latents(recipe: Recipe, options: Options, jobs: list[Job], signals: Signals) -> Made:
+    """Make what is missing; the VAE is loaded only then."""
+    total = sum(job.samples for job in jobs)
+    for job in jobs:
+        job.state.save()  # what a killed run left without an index
+    if not total or signals.got:
+        return Made()
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    vae = load_vae(recipe.cache.vae, device, recipe.cache.tiling)
+    progress = Progress("latents", total)
+    workers = options.workers if options.workers is not None else os.cpu_count() or 1
+    return make_latents(recipe, jobs, vae, workers, lambda bucket, count: progress.add(count, bucket.name),
+                        lambda: signals.got is not None)  # fmt: skip
+
+
+def _texts(recipe: Recipe, options: Options, folder: str, made_by: str, states: dict[str, BucketState],
+           signals: Signals, say: Say) -> tuple[TextCounts, int]:  # fmt: skip
+    """Bring the text states of these buckets into line. Counts, and tars written."""
+    rows = Tables(recipe).read("captions", ["clip_id", "texts"]).to_pylist()
+    captions = {row["clip_id"]: row["texts"] for row in rows}
+    writer = TextWriter(folder, made_by, recipe.cache.dtype, lambda: _encoder(recipe, options), captions, say)
+    written = 0
+    for name, state in states.items():
+        if not signals.got:
+            written += writer.update(name, state.index())
+    return writer.counts, written
+
+
+def _encoder(recipe: Recipe, options: Options) -> TextEncoder:
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = recipe.cache
+    return load_text(chosen.text, chosen.text_pooled, chosen.text_length, chosen.template, device)
+
+
+def _write_ledgers(folder: str, placed: dict[str, list[Placed]], states: dict[str, BucketState], merge: bool) -> None:
+    """The ledger of each view. merge: rows of clips that this run did not look at (another stage's) stay."""
+    failed = {key: why for state in states.values() for key, why in state.failed().items()}
+    for view, rows in placed.items():
+        table, path = view_table(rows, failed), tables.view_path(folder, view)
+        before = tables.read_table(path, tables.VIEW)
+        if merge:
+            others = before.filter(pc.invert(pc.is_in(before["clip_id"], table["clip_id"].combine_chunks())))
+            table = pa.concat_tables([table, others]).sort_by([("clip_id", "ascending"), ("start_tick", "ascending")])
+        if not table.equals(before):
+            tables.write_table(path, table)
+
+
+def _describe(folder: str, latents: dict[str, Any], texts: dict[str, Any], counts: dict[str, int]) -> None:
+    """cache.json: what made this cache. Text encoders and counts of buckets that were there before are kept."""
+    path = storage.join(folder, "cache.json")
+    before = tables.read_json(path) or {"text": {}, "samples": {}}
+    now = {
+        "fingerprint": fingerprint(latents),
+        "settings": latents,
+        "text": {**before["text"], fingerprint(texts): texts},
+        "samples": {**before["samples"], **counts},
+    }
+    if now != before:
+        tables.write_json(path, now)
+
+
+def _must_hold_clips(view: str, sets: list[str], placed: list[Placed]) -> None:
+    if any(one.bucket for one in placed):
+        return
+    why = ", ".join(f"{count} {kind}" for kind, count in Counter(map(_kind, placed)).most_common(3))
+    raise RecipeError(
+        f"views.{view}: no clip of {' and '.join(sets)} fits it ({why or 'the sets keep no clip'}); "
+        "loosen the sets or change the view"
+    )
+
+
+def _kind(one: Placed) -> str:
+    """The bucket, or the words of the reason before its numbers."""
+    return one.bucket.name if one.bucket else (one.reason or "").split(":")[0]
