@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from commands import TooMuchLost
+from curate.select import rule_of
 from curate.tables import Tables
 from media import storage
 from pipelines import Recipe
@@ -30,9 +31,9 @@ def check_ledger(ledger: pa.Table, clips: int, name: str) -> None:
 
 
 def dropped_by(ledger: pa.Table) -> dict[str, int]:
-    """First word of the reason -> how many were dropped for it, most first. A row without a reason is not counted."""
+    """Rule that a reason begins with -> how many were dropped for it, most first. A row without a reason is not counted."""
     dropped = ledger.filter(pc.invert(ledger["kept"]))["reason"].to_pylist()
-    return dict(Counter(reason.split()[0] for reason in dropped if reason).most_common())
+    return dict(Counter(rule_of(reason) for reason in dropped if reason).most_common())
 
 
 def counts(tables: Tables) -> dict[str, Any]:
@@ -40,7 +41,7 @@ def counts(tables: Tables) -> dict[str, Any]:
     videos = tables.read("videos", ["video_id", "media", "status"])
     clips = tables.read("clips", ["clip_id", "status", "reason"])
     statuses = Counter(videos["status"].to_pylist())
-    dropped = Counter((reason or "").split(" ")[0] for reason in clips["reason"].to_pylist() if reason)
+    dropped = Counter(rule_of(reason) for reason in clips["reason"].to_pylist() if reason)
     found: dict[str, Any] = {
         "files": {"total": videos.num_rows, **dict(statuses.most_common())},
         "spans": {

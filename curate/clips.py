@@ -145,7 +145,7 @@ class ClipMaker:
         ]
         length = inside[-1].end_s - inside[0].time_s if inside else 0.0
         if length < rules.min_s - 1e-6:
-            self._spans.append(self._dropped(marks, end, f"{length:.2f} s is shorter than {rules.min_s:g} s"))
+            self._spans.append(self._dropped(marks, end, f"short: {length:.2f} s < {rules.min_s:g} s"))
             return
         inside = inside[self._sharpest(inside) :]
         done = self._row(marks, inside, start, end) | {"status": "ok", "reason": None}
