@@ -31,7 +31,7 @@ def check_ledger(ledger: pa.Table, clips: int, name: str) -> None:
 
 
 def dropped_by(ledger: pa.Table) -> dict[str, int]:
-    """Rule that a reason begins with -> how many were dropped for it, most first. A row without a reason is not counted."""
+    """Rule that a reason begins with -> rows dropped for it, most first. A row without a reason is not counted."""
     dropped = ledger.filter(pc.invert(ledger["kept"]))["reason"].to_pylist()
     return dict(Counter(rule_of(reason) for reason in dropped if reason).most_common())
 
