@@ -1,8 +1,8 @@
 """From what a decoder gives to 8-bit sRGB-like SDR pictures: matrix, range, and tone mapping of PQ and HLG.
 
-`COLOUR_VERSION` changes when a pixel that this file makes changes: it is part of the fingerprints of what is made from pixels.
-The tone curve is that of ITU-R BT.2390-10 (section 5.4.1, the EETF: a Hermite spline knee in PQ space) from a 1000 cd/m2
-master to a 203 cd/m2 screen, with BT.2020 -> BT.709 in linear light and clipping of what is outside.
+`COLOUR_VERSION` changes when a pixel that this file makes changes: it belongs in the fingerprints of what is made from
+pixels. The tone curve is that of ITU-R BT.2390-10 (section 5.4.1, the EETF: a Hermite spline knee in PQ space) from a
+1000 cd/m2 master to a 203 cd/m2 screen, with BT.2020 -> BT.709 in linear light and clipping of what is outside.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One pass over a video: every frame once, in order of presentation, with exact times, the right way up, at any size."""
+"""One pass over a video: every frame once, in order of presentation, with exact times, upright, at any size."""
 
 from __future__ import annotations
 
@@ -13,7 +13,17 @@ import cv2
 import numpy as np
 
 from media.colour import Colour, colour_of, luma_table, to_rgb
-from media.probe import Probe, Unplayable, declared_s, display_size, header, open_container, turned, upright_of
+from media.probe import (
+    Probe,
+    Unplayable,
+    declared_s,
+    display_size,
+    header,
+    open_container,
+    turned,
+    upright_of,
+    video_stream,
+)  # fmt: skip
 from media.upright import Upright
 
 MAX_ERRORS = 100  # faulty packets after which the rest of a file is given up
@@ -23,8 +33,8 @@ MAX_SHORT = 0.02  # share of the promised packets, or of the promised length, th
 class Frame:
     """A decoded picture and its place in time.
 
-    index: 0-based, decoding order; pts, end_pts: ticks of `time_base`, half open; width, height: upright px, square pixels;
-    gap: frames were lost just before this one.
+    index: 0-based, decoding order; pts, end_pts: ticks of `time_base`, half open; width, height: upright px with square
+    pixels; gap: frames were lost just before this one.
     """
 
     __slots__ = ("_colour", "_picture", "_upright", "end_pts", "gap", "height", "index", "pts", "time_base", "width")
@@ -53,7 +63,8 @@ class Frame:
         code = 2 if colour.full_range else 1
         small = self._picture.reformat(
             width, height, kind, interpolation="AREA", threads=1, src_colorspace=colour.matrix,
-            dst_colorspace=colour.matrix, src_color_range=2 if self._picture.format.is_rgb else code, dst_color_range=code,
+            dst_colorspace=colour.matrix, src_color_range=2 if self._picture.format.is_rgb else code,
+            dst_color_range=code,
         )  # fmt: skip
         size = (self.width, self.height)
         return Frame(self.index, self.pts, self.end_pts, self.time_base, small, size, self._upright, colour, self.gap)
@@ -126,8 +137,8 @@ def shrink(plane: np.ndarray, width: int, height: int) -> np.ndarray:
 class Video:
     """A video that is open for its one pass.
 
-    `for frame in video` gives every frame; afterwards `video.result()` is the Probe with what the pass found. `with` closes it.
-    Raises Unplayable when there is no video in the file.
+    `for frame in video` gives every frame; afterwards `video.result()` is the Probe with what the pass found. `with`
+    closes it. Raises Unplayable when there is no video in the file.
     """
 
     def __init__(self, path: str, threads: int = 1):
@@ -137,9 +148,6 @@ class Video:
         except BaseException:
             self._container.close()
             raise
-        self._stream = self._container.streams.video[0]
-        from media.probe import video_stream
-
         self._stream = video_stream(self._container)
         self.time_base = Fraction(self._stream.time_base)
         self.frames = 0
@@ -158,6 +166,10 @@ class Video:
 
     def __exit__(self, *_: object) -> None:
         self._container.close()
+
+    def seek(self, time_s: float) -> None:
+        """Go on from the last key frame at or before a time. What `result` says is then about a part only."""
+        self._container.seek(int(time_s / self.time_base), stream=self._stream, backward=True)
 
     def __iter__(self) -> Iterator[Frame]:
         lost = False
@@ -181,7 +193,7 @@ class Video:
         if not self.frames:
             said = f": {self._errors[0]}" if self._errors else ""
             return replace(found, status="failed", reason=f"no frame could be decoded{said}")
-        short = self._errors and f"{len(self._errors)} faulty packets ({self._errors[0]})" or self._missing()
+        short = (self._errors and f"{len(self._errors)} faulty packets ({self._errors[0]})") or self._missing()
         return replace(found, status="partial", reason=short) if short else found
 
     def _demuxed(self) -> Iterator[Any]:
@@ -247,8 +259,9 @@ class Video:
 class Clock:
     """Stamps as decoded -> strictly increasing ticks.
 
-    A stamp that is absent follows the one before; one that repeats or slips back a little is put one tick later; one that
-    falls back by more than a second starts a new reckoning there. AVI has no presentation stamps: decoding order is taken.
+    A stamp that is absent follows the one before; one that repeats or slips back a little is put one tick later; one
+    that falls back by more than a second starts a new reckoning there. AVI has no presentation stamps: the order of
+    decoding is taken.
     """
 
     def __init__(self, stream: Any):

@@ -19,11 +19,15 @@ CONTAINERS = (
     "mov,mp4,matroska,webm,avi,flv,live_flv,mpegts,mpegtsraw,mpeg,mpegvideo,ogg,asf,asf_o,mxf,nut,gif,apng,ivf,obu,h261,h263,"
     "h264,hevc,vvc,m4v,vc1,dv,gxf,rm,wtv,yuv4mpegpipe,cavsvideo,dirac,mjpeg,mjpeg_2000,av1,swf,nsv,bink,smk,roq,film_cpk"
 )
-VIDEO_SUFFIXES = frozenset(
-    ".mp4 .m4v .mov .qt .mkv .webm .avi .flv .f4v .ts .m2ts .mts .mpg .mpeg .m2v .ogv .ogg .wmv .asf .mxf .3gp .3g2 .nut .y4m "
-    ".ivf .vob .dv .gif .h264 .h265 .hevc .264 .265 .rm .rmvb .wtv .av1 .obu".split()
-)
-IMAGE_SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .apng .webp .bmp .tif .tiff .avif .ppm .pgm .jp2".split())
+VIDEO_SUFFIXES = frozenset((
+    ".mp4", ".m4v", ".mov", ".qt", ".mkv", ".webm", ".avi", ".flv", ".f4v", ".ts", ".m2ts", ".mts", ".mpg", ".mpeg",
+    ".m2v", ".ogv", ".ogg", ".wmv", ".asf", ".mxf", ".3gp", ".3g2", ".nut", ".y4m", ".ivf", ".vob", ".dv", ".gif",
+    ".h264", ".h265", ".hevc", ".264", ".265", ".rm", ".rmvb", ".wtv", ".av1", ".obu",
+))  # fmt: skip
+IMAGE_SUFFIXES = frozenset((
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".ppm", ".pgm",
+    ".jp2",
+))  # fmt: skip
 IMAGE_MAGIC = (
     b"\xff\xd8\xff",
     b"\x89PNG\r\n\x1a\n",
@@ -99,7 +103,7 @@ def classify(path: str) -> tuple[str, str | None]:
         return (named, f"cannot be read: {error}")
     if not head:
         return (named, "the file is empty" if named != "unsupported" else "not media: the file is empty")
-    if head.startswith(IMAGE_MAGIC) or head[:4] == b"RIFF" and head[8:12] == b"WEBP" or head[4:12] == b"ftypavif":
+    if head.startswith(IMAGE_MAGIC) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP") or head[4:12] == b"ftypavif":
         return ("image", None)
     if named == "image":
         return ("image", "no image format is known that starts like this")
@@ -153,11 +157,13 @@ def header(container: Any) -> Probe:
     codec, rate = stream.codec_context, stream.average_rate or stream.guessed_rate
     sar = _square(stream.sample_aspect_ratio)
     return Probe(
-        "video", container=container.format.name, codec=codec.name, width=codec.width or None, height=codec.height or None,
+        "video", container=container.format.name, codec=codec.name,
+        width=codec.width or None, height=codec.height or None,
         fps_num=rate.numerator if rate else None, fps_den=rate.denominator if rate else None,
         duration_s=declared_s(container, stream), transfer=TRANSFERS.get(int(codec.color_trc)),
         primaries=PRIMARIES.get(int(codec.color_primaries)), color_range=RANGES.get(int(codec.color_range)),
-        sar_num=sar[0], sar_den=sar[1], audio_tracks=len(container.streams.audio), frames_declared=stream.frames or None,
+        sar_num=sar[0], sar_den=sar[1], audio_tracks=len(container.streams.audio),
+        frames_declared=stream.frames or None,
     )  # fmt: skip
 
 

@@ -17,8 +17,8 @@ from media.upright import Upright
 
 MAX_PIXELS = 300_000_000  # a larger one is taken for a decompression bomb
 EXIF_ORIENTATION = 0x0112
-BROKEN = (OSError, ValueError, SyntaxError, struct.error, UnidentifiedImageError, Image.DecompressionBombError, EOFError,
-          IndexError, KeyError, OverflowError)  # fmt: skip  # what Pillow's readers raise for broken files
+BROKEN = (OSError, ValueError, SyntaxError, struct.error, UnidentifiedImageError, Image.DecompressionBombError,
+          EOFError, IndexError, KeyError, OverflowError)  # fmt: skip  # what Pillow's readers raise for broken files
 
 
 def probe_still(path: str) -> Probe:
