@@ -52,7 +52,10 @@ def unpack(buffer: memoryview, where: str) -> tuple[dict[str, torch.Tensor], dic
     length = int.from_bytes(buffer[:8], "little")
     if length > min(MAX_HEADER_BYTES, len(buffer) - 8):
         raise CacheError(f"{where}: a header of {length} bytes cannot lie in {len(buffer)} bytes")
-    layout, notes = _layout(bytes(buffer[8 : 8 + length]), len(buffer) - 8 - length, where)
+    try:
+        layout, notes = _layout(bytes(buffer[8 : 8 + length]), len(buffer) - 8 - length)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CacheError(f"{where}: not a safetensors header ({error})") from None
     start = 8 + length
     tensors = {
         name: torch.frombuffer(buffer, dtype=dtype, count=count, offset=start + offset).view(shape)
@@ -63,20 +66,20 @@ def unpack(buffer: memoryview, where: str) -> tuple[dict[str, torch.Tensor], dic
     return tensors, dict(notes)
 
 
-@lru_cache(maxsize=4096)
-def _layout(header: bytes, room: int, where: str) -> tuple[tuple[tuple[Any, ...], ...], tuple[tuple[str, str], ...]]:
+@lru_cache(maxsize=4096)  # the samples of a bucket have one header
+def _layout(header: bytes, room: int) -> tuple[tuple[tuple[Any, ...], ...], tuple[tuple[str, str], ...]]:
     """(name, dtype, shape, elements, offset) of each tensor, checked to lie inside `room` bytes of data."""
-    try:
-        parsed = json.loads(header)
-        notes = tuple(parsed.pop("__metadata__", {}).items())
-        found = [(name, DTYPES[e["dtype"]], tuple(e["shape"]), *e["data_offsets"]) for name, e in parsed.items()]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CacheError(f"{where}: not a safetensors header ({error})") from None
+    parsed = json.loads(header)
+    notes = tuple(parsed.pop("__metadata__", {}).items())
     layout = []
-    for name, dtype, shape, begin, end in found:
+    for name, entry in parsed.items():
+        dtype, shape = DTYPES[entry["dtype"]], tuple(entry["shape"])
+        begin, end = entry["data_offsets"]
+        if not all(type(number) is int and number >= 0 for number in (begin, end, *shape)):
+            raise ValueError(f"tensor {name} has shape {shape} and offsets {begin}, {end}")
         count = math.prod(shape)
-        if not (0 <= begin <= end <= room and end - begin == count * dtype.itemsize and all(n >= 0 for n in shape)):
-            raise CacheError(f"{where}: tensor {name} of shape {shape} does not fit bytes {begin}-{end} of {room}")
+        if not (begin <= end <= room and end - begin == count * dtype.itemsize):
+            raise ValueError(f"tensor {name} of shape {shape} does not fit bytes {begin}-{end} of {room}")
         layout.append((name, dtype, shape, count, begin))
     return tuple(layout), notes
 

@@ -34,6 +34,7 @@ class ShardWriter:
     """Adds samples to an open tar and remembers where they lie."""
 
     def __init__(self, file: BinaryIO):
+        self._file = file
         self._tar = tarfile.TarFile(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT)
         self.places: list[Place] = []
         self.failed: dict[str, str] = {}
@@ -50,7 +51,7 @@ class ShardWriter:
     def close(self) -> None:
         if self.failed:
             self._member(FAILED, json.dumps(self.failed, sort_keys=True).encode())
-        self._tar.close()
+        self._file.write(bytes(2 * BLOCK_BYTES))  # a tar's end; tarfile would pad to 10,240 bytes
 
     def _member(self, name: str, data: bytes) -> None:
         info = tarfile.TarInfo(name)
