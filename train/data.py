@@ -82,9 +82,14 @@ def _wanted(cache: LatentCache, feed: Feed) -> pa.Table:
 
 
 def _rows(cache: LatentCache, bucket: str, wanted: pa.Table) -> pa.Table:
-    """The wanted samples of a bucket with their row, shard and checksum, in index order."""
+    """The wanted samples of a bucket with their row, shard and checksum, in index order.
+
+    A sample that was encoded again (another crop, say) has several rows: the last one is meant.
+    """
     index = cache.index(bucket).select(["clip_id", "start_tick", "shard", "crc"])
     index = index.append_column("row", pa.array(np.arange(len(index))))
+    last = index.group_by(["clip_id", "start_tick"]).aggregate([("row", "max")])["row_max"]
+    index = index.take(last)
     rows = wanted.join(index, ["clip_id", "start_tick"], join_type="inner").sort_by("row")
     if len(rows) != len(wanted):
         raise CacheError(

@@ -63,6 +63,7 @@ def train_stage(recipe: Recipe, name: str, world: World, stop: Stop, options: Op
     NotFinite with the last checkpoint kept.
     """
     stage = stages.stage_of(recipe, name)
+    check_world(stage, name, world.size)
     folder = RunFolder(stages.run_folder(recipe, name))
     with ExitStack() as held:
         if world.first:
@@ -81,13 +82,20 @@ def train_stage(recipe: Recipe, name: str, world: World, stop: Stop, options: Op
         _loop(run, start, stop, options, progress)
 
 
+def check_world(stage: Stage, name: str, size: int) -> None:
+    """Raises RecipeError for a number of ranks that does not divide the micro-batches of a step."""
+    try:
+        share_out([1.0] * stage.micro_batches, size)
+    except ValueError as error:
+        raise RecipeError(f"stages.{name}: {error}") from None
+
+
 def _open(recipe: Recipe, name: str, stage: Stage, world: World, folder: RunFolder) -> Run:
     cache = open_cache(recipe)
     feeds = stage_pools(cache, stage, stages.cost_of(recipe))
     shares = [feed.share for feed in stage.feeds]
     try:
         plan = Plan([feed.train for feed in feeds], shares, stage.micro_batches, stage.seed, stage.mix)
-        share_out([1.0] * stage.micro_batches, world.size)
     except ValueError as error:
         raise RecipeError(f"stages.{name}: {error}") from None
     widths = stages.widths_of(cache.settings)
