@@ -34,6 +34,7 @@ A shot's record
     camera           one of the 14 classes, or null where none applies (roll, a flat scene that slides)
     move             what was rendered: a class, "roll" or "shake" (a violent handheld)
     motion_px_s      mean speed of the picture's points (inside the borders), in px per second of the stored size
+    moving_area      share of the points that move: 1 when the camera does (but at the centre of a zoom)
     flow_px_s        [right, down]: their mean velocity
     static           nothing moves at all; blurred, noisy; exposure "right" | "over" | "under"
     flash_frames     frames whitened by a flash: no cuts

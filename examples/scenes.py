@@ -21,7 +21,7 @@ from .sprites import render_sprite
 from .textures import Image, Rng, render_texture
 
 NEAREST_DEPTH, FARTHEST_DEPTH = 0.85, 1.35  # where standing things are
-GRID = (24, 14)  # points at which the flow is measured: columns, rows
+GRID = (32, 18)  # points at which the flow is measured: columns, rows
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Scene:
     thing_colour: str = "red"
     standing: int = 0  # things at rest nearer than the background, per frame area: they give depth
     moving: int = 0  # things that move over the background
-    thing_size: float = 0.3  # of the frame's short side
+    thing_size: float = 0.4  # of the frame's short side
     thing_speed: float = 0.2
     move: str = "static"  # a key of moves.PATHS
     speed: float = 0.12  # of the camera: how fast the background flows
@@ -68,6 +68,11 @@ class Flow(NamedTuple):
     speed_px_s: float
     right_px_s: float
     down_px_s: float
+    moving_area: float  # share of the points that move at all
+
+    def scaled(self, scale: float) -> Flow:
+        """The flow of the picture made larger by `scale`."""
+        return Flow(self.speed_px_s * scale, self.right_px_s * scale, self.down_px_s * scale, self.moving_area)
 
 
 def render_scene(scene: Scene, seed: int | list[int], width: int, height: int, times_s: Image) -> Iterator[Image]:
@@ -90,11 +95,12 @@ def measure_scene(scene: Scene, seed: int | list[int], width: int, height: int, 
     pose, layers = build(scene, seed, width, height, times_s)
     columns, rows = np.linspace(0, width - 1, GRID[0]), np.linspace(0, height - 1, GRID[1])
     points = np.stack([*(axis.ravel() for axis in np.meshgrid(columns, rows)), np.ones(GRID[0] * GRID[1])])
-    totals = np.zeros(3)
+    totals = np.zeros(4)
     pairs = range(first, (len(times_s) if stop is None else stop) - 1)
     for index in pairs:
         flow = _flow(pose, layers, index, points, width, height) / (times_s[index + 1] - times_s[index])
-        totals += [np.hypot(*flow).mean(), flow[0].mean(), flow[1].mean()]
+        speed = np.hypot(*flow)
+        totals += [speed.mean(), flow[0].mean(), flow[1].mean(), (speed > 1e-3).mean()]
     return Flow(*(float(value) for value in totals / max(1, len(pairs))))
 
 

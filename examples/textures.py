@@ -62,7 +62,7 @@ def _mix(share: Image, a: Image, b: Image) -> Image:
     return (a + share[..., None] * (b.astype(np.float32) - a)).clip(0, 255).astype(np.uint8)
 
 
-def _grain(rng: Rng, image: Image, strength: float = 26.0) -> Image:
+def _grain(rng: Rng, image: Image, strength: float = 40.0) -> Image:
     """Adds fixed fine structure (a few px wide) of the given strength in grey levels."""
     height, width = image.shape[:2]
     fine = fractal(rng, height, width, coarsest=max(8, height // 16), octaves=3, fall=0.9) - 0.5
@@ -81,8 +81,8 @@ def _gradient(rng: Rng, height: int, width: int, a: Image, b: Image) -> Image:
 
 
 def _clouds(rng: Rng, height: int, width: int, a: Image, b: Image) -> Image:
-    share = fractal(rng, height, width, coarsest=3, octaves=7, fall=0.62)
-    return _mix(np.clip((share - 0.3) * 2.4, 0, 1), a, b)
+    share = fractal(rng, height, width, coarsest=3, octaves=7, fall=0.72)
+    return _grain(rng, _mix(np.clip((share - 0.3) * 2.4, 0, 1), a, b), 24)
 
 
 def _tiles(rng: Rng, height: int, width: int, a: Image, b: Image) -> Image:
@@ -92,7 +92,7 @@ def _tiles(rng: Rng, height: int, width: int, a: Image, b: Image) -> Image:
     image = _mix(share, a, b)
     image[::side] //= 2
     image[:, ::side] //= 2
-    return _grain(rng, image, 16)
+    return _grain(rng, image, 30)
 
 
 def _stripes(rng: Rng, height: int, width: int, a: Image, b: Image) -> Image:
@@ -130,7 +130,7 @@ def _dots(rng: Rng, height: int, width: int, a: Image, b: Image) -> Image:
         centre = (int(rng.integers(width)), int(rng.integers(height)))
         shade = (a + (b.astype(float) - a) * rng.uniform(0.5, 1)).tolist()
         cv2.circle(image, centre, int(rng.integers(3, 14)), shade, -1, cv2.LINE_AA)
-    return _grain(rng, image, 14)
+    return _grain(rng, image, 30)
 
 
 def _city(rng: Rng, height: int, width: int, a: Image, b: Image) -> Image:
@@ -148,7 +148,7 @@ def _city(rng: Rng, height: int, width: int, a: Image, b: Image) -> Image:
             for x in range(left + 4, left + wide - 5, 8):
                 lit = (250, 226, 140) if rng.random() < 0.5 else (40, 44, 60)
                 cv2.rectangle(image, (x, y), (x + 3, y + 4), lit, -1)
-    return _grain(rng, image, 10)
+    return _grain(rng, image, 20)
 
 
 def _quadrants(rng: Rng, height: int, width: int, a: Image, b: Image) -> Image:

@@ -148,8 +148,7 @@ def _measured(film: Film, span: Span, seed: list[int], begin: int, end: int) -> 
     """Flow within frames [begin, end) of the film, in px of the stored file."""
     times = frame_times(film)[span.first : span.stop]
     flow = measure_scene(span.shot.scene, seed, *film.inner, times - times[0], begin - span.first, end - span.first)
-    scale = film.variant.scale if film.variant else 1.0
-    return Flow(*(round(value * scale, 3) for value in flow))
+    return Flow(*(round(value, 3) for value in flow.scaled(film.variant.scale if film.variant else 1.0)))
 
 
 def _shot(film: Film, span: Span, flow: Flow, begin: int, end: int, stored_s: Image) -> dict[str, Any]:
@@ -166,6 +165,7 @@ def _shot(film: Film, span: Span, flow: Flow, begin: int, end: int, stored_s: Im
         "camera": scene.camera,
         "move": scene.move,
         "motion_px_s": flow.speed_px_s,
+        "moving_area": flow.moving_area,
         "flow_px_s": [flow.right_px_s, flow.down_px_s],
         "static": scene.still,
         "blurred": look.blur_px > 1.0,
