@@ -70,7 +70,8 @@ def find_copies(
     """-> (clip_id, duplicate_of, similarity), a row for every clip of status ok, sorted by clip_id.
 
     clips: clip_id, media, status, width, height. hashes: clip_id, times_s, hashes. embeddings: clip_id, vector.
-    scores: clip_id with `quality` and / or `sharpness`, by which the keeper is chosen, then more pixels, then clip_id.
+    scores: clip_id with `quality` and / or `sharpness`, by which the keeper is chosen, then more pixels (without the
+    crop_left, crop_right, crop_top, crop_bottom of `borders`, if there), then clip_id.
     proxies: clip_id, times_s, jpegs, read part by part once or more often; without it only clips that change are
     compared well. duplicate_of is a keeper, which is no duplicate itself, and its judged match (no chains); similarity
     is the cosine or the share of equal hash bits, whichever is larger. Videos and images are never each other's copies.
@@ -104,7 +105,10 @@ def keepers(rank: np.ndarray, matches: Iterable[Match]) -> Mapping[int, tuple[in
 def _rank(clips: pa.Table, scores: pa.Table | None) -> np.ndarray:
     """int64 (N,): 0 for the clip that would be kept before all others."""
     ids = clips["clip_id"].to_pylist()
-    pixels = np.array(clips["width"].to_pylist(), float) * np.array(clips["height"].to_pylist(), float)
+    cut = {side: np.maximum(_column(ids, scores, f"crop_{side}"), 0.0) for side in ("left", "right", "top", "bottom")}
+    width = np.array(clips["width"].to_pylist(), float) - cut["left"] - cut["right"]
+    height = np.array(clips["height"].to_pylist(), float) - cut["top"] - cut["bottom"]
+    pixels = width * height  # bars are no resolution
     # An unknown quality is worse than any known one.
     worth = [_column(ids, scores, name) for name in ("quality", "sharpness")]
     order = np.lexsort((np.arange(len(ids)), -pixels, *(-w for w in reversed(worth))))

@@ -20,6 +20,9 @@ from curate.hashes import active_area
 SIDE = 64  # px of a canvas
 CORE = 0.7  # share of the copy's side that is looked for in the other picture: what any light crop keeps
 SCALES = (0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.11, 1.18, 1.25)  # width or height of the copy in that of the other
+PLAIN = 0.985  # correlation of the pictures as they are from which no window is sought
+SKEW = 0.16  # a light crop may be all from one side
+REFINED = 0.025  # half a step of SCALES
 SEARCHED = 3  # pairs of frames that the window is sought with
 BLOCK = 8  # px
 MIN_CONTRAST = 3.0  # grey levels; a block flatter than this in both pictures says nothing
@@ -63,25 +66,35 @@ class _Window(NamedTuple):
 
 
 def _window(a: list[np.ndarray], b: list[np.ndarray]) -> _Window:
-    """The window under which the cores of all b lie best in all a. As it is, is tried first and is mostly right."""
-    best, window = -2.0, _Window(1.0, 1.0, 0.0, 0.0)
-    for width in SCALES:
-        for height in SCALES:
-            score, left, top = _best_place(a, b, width, height)
+    """The window under which the cores of all b lie best in all a: sought at half size, then refined around there."""
+    plain = _best_place(a, b, 1.0, 1.0)
+    if plain[0] >= PLAIN:
+        return _Window(1.0, 1.0, *plain[1:])
+    coarse = [[cv2.resize(x, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) for x in xs] for xs in (a, b)]
+    shapes = [(w, h) for w in SCALES for h in SCALES if abs(w - h) <= SKEW]
+    scores = {shape: _best_place(coarse[0][:2], coarse[1][:2], *shape)[0] for shape in shapes}
+    width, height = max(scores, key=lambda wh: (scores[wh], -abs(wh[0] - 1) - abs(wh[1] - 1)))
+    best, window = plain[0], _Window(1.0, 1.0, *plain[1:])
+    for w in (width - REFINED, width, width + REFINED):
+        for h in (height - REFINED, height, height + REFINED):
+            score, left, top = _best_place(a, b, w, h)
             # A margin in favour of the plain picture: coding noise must not turn a copy into a crop.
-            if score > best + (0.0 if (width, height) == (1.0, 1.0) else 1e-3):
-                best, window = score, _Window(width, height, left, top)
+            if score > best + 1e-3:
+                best, window = score, _Window(w, h, left, top)
     return window
 
 
 def _best_place(a: list[np.ndarray], b: list[np.ndarray], width: float, height: float) -> tuple[float, float, float]:
-    edge = round(SIDE * (1 - CORE) / 2)
-    size = (round((SIDE - 2 * edge) * width), round((SIDE - 2 * edge) * height))
-    total = np.zeros((SIDE - size[1] + 1, SIDE - size[0] + 1), np.float32)
+    """Canvases uint8 (N, N) -> (mean correlation, left, top) of the best place at this scale, in their pixels."""
+    side = a[0].shape[0]
+    edge = round(side * (1 - CORE) / 2)
+    size = (round((side - 2 * edge) * width), round((side - 2 * edge) * height))
+    total = np.zeros((side - size[1] + 1, side - size[0] + 1), np.float32)
     for x, y in zip(a, b, strict=True):
-        core = cv2.resize(y[edge : SIDE - edge, edge : SIDE - edge], size, interpolation=cv2.INTER_LINEAR)
+        core = cv2.resize(y[edge : side - edge, edge : side - edge], size, interpolation=cv2.INTER_LINEAR)
         total += cv2.matchTemplate(x, core, cv2.TM_CCOEFF_NORMED)
-    total = np.nan_to_num(total / len(a), nan=0.0, posinf=0.0, neginf=0.0)
+    total[~np.isfinite(total)] = 0.0
+    total /= len(a)
     top, left = np.unravel_index(int(total.argmax()), total.shape)
     return float(total[top, left]), float(left - edge * width), float(top - edge * height)
 
