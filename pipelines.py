@@ -274,6 +274,56 @@ class Stage(Frozen):
     lora: Lora | None = None
 
 
+class VaePhase(Frozen):
+    """Clips of `frames` frames (4n+1; images have one) of size x size px, `batch` of them a step. tiling: share of steps
+    in which the VAE works in tiles."""
+
+    steps: Count
+    size: Count
+    frames: Count
+    batch: Count
+    tiling: Share = 0.0
+
+
+class VaeLosses(Frozen):
+    """Weights. perceptual_weights: an LPIPS network (safetensors); None is the built-in gradient + SSIM loss."""
+
+    l1: Positive = 1.0
+    perceptual: Annotated[StrictFloat, Field(ge=0)] = 0.1
+    perceptual_weights: StrictStr | None = None
+    adversarial: Annotated[StrictFloat, Field(ge=0)] = 0.05
+    adversarial_start: Annotated[StrictInt, Field(ge=0)] = 0  # first step with a discriminator
+    kl: Annotated[StrictFloat, Field(ge=0)] = 1.0e-6
+
+
+class VaeStage(Frozen):
+    """How a VAE is trained from scratch on the recipe's footage. size: of model.vae_sizes; images: share of steps."""
+
+    size: Name
+    phases: Annotated[tuple[VaePhase, ...], Field(min_length=1)]
+    losses: VaeLosses = VaeLosses()
+    images: Share = 0.2
+    max_interval: Count = 8  # frames of a clip are 1 to so many source frames apart
+    holdout: tuple[StrictStr, ...] = ()  # footage to judge on; none: every tenth file of the recipe's, by name
+    start: StrictStr | None = None  # a diffusers folder to go on from
+    lr: Positive
+    warmup_steps: Annotated[StrictInt, Field(ge=0)] = 0
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    weight_decay: Annotated[StrictFloat, Field(ge=0)] = 0.0
+    betas: tuple[Share, Share] = (0.9, 0.99)
+    clip_norm: Positive = 1.0
+    ema: Share = 0.999
+    precision: Literal["float32", "bfloat16"] = "float32"
+    seed: StrictInt = 0
+    checkpoint_every: Count = 200
+    keep_last: Count = 2
+    validate_every: Count = 200
+
+    @property
+    def steps(self) -> int:
+        return sum(phase.steps for phase in self.phases)
+
+
 class Recipe(Frozen):
     """Everything a run needs, resolved: no defaults left to other files, no names left to look up."""
 
@@ -286,6 +336,7 @@ class Recipe(Frozen):
     cache: Cache = Cache()
     model: Name = "tiny"
     stages: dict[Name, Stage]
+    vae_stages: dict[Name, VaeStage] = {}
 
     def bounds(self, set_name: str) -> dict[str, Bound]:
         """Effective bounds of a set: the intersection along its line of parents."""
