@@ -18,7 +18,10 @@ from cache.lock import Busy
 from model.weights import MissingWeights
 from pipelines import Recipe, RecipeError, load
 
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
+
+@app.command()
 def main(
     recipe: Annotated[str | None, typer.Option(help="Recipe in pipelines.yaml.")] = None,
     config: Annotated[str | None, typer.Option(help="Another pipelines.yaml.")] = None,
@@ -100,4 +103,4 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

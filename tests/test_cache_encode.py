@@ -1,0 +1,273 @@
+"""Encoding a small workspace of real files: what is in the shards, what a second run does, what changes what."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import cache_workspace as ws
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from typer.testing import CliRunner
+
+from cache import index as tables
+from cache.buckets import Bucket
+from cache.encode import to_video
+from cache.encode_latents import app
+from cache.fingerprint import CacheError, latent_settings, text_settings
+from cache.pixels import Crop, read_pixels
+from cache.read import open_cache
+from cache.update import Options, Summary, estimate, update
+from model import codec
+from model.bytes_text import BytesText
+from pipelines import Recipe, RecipeError, fingerprint
+
+HERE = Options(workers=0, device="cpu")
+
+
+def run(chosen: Recipe, options: Options = HERE) -> Summary:
+    return update(chosen, options, lambda line: None)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return ws.footage(tmp_path_factory.mktemp("footage"))
+
+
+@pytest.fixture
+def chosen(tmp_path: Path, files: list[dict[str, Any]]) -> Recipe:
+    return ws.fill(ws.recipe(tmp_path), files)
+
+
+def test_every_sample_is_the_codec_of_its_pixels(chosen: Recipe, files: list[dict[str, Any]]) -> None:
+    summary = run(chosen)
+    assert (summary.encoded, summary.failed) == (10, 0)
+    cache = open_cache(chosen)
+    paths = {row["clip_id"]: row["path"] for row in files}
+    seen = 0
+    for name in cache.buckets:
+        for sample in cache.read(name, range(len(cache.index(name)))):
+            bucket = Bucket.parse(name)
+            pixels = read_pixels(paths[sample.clip_id], 0.0, Crop(), bucket)
+            expected = codec.encode(to_video(pixels[None]))[0].bfloat16()
+            assert torch.equal(sample.latent, expected) and sample.latent.shape == bucket.latent_shape(16)
+            seen += 1
+    assert seen == 10
+
+
+def test_text_states_are_those_of_the_captions(chosen: Recipe) -> None:
+    run(chosen)
+    cache = open_cache(chosen)
+    (sample,) = cache.read(cache.buckets[0], [0])
+    number = next(row for row in cache.view("picture").to_pylist() if row["clip_id"] == sample.clip_id)
+    assert number["bucket"] == cache.buckets[0]
+    assert len(sample.texts) == 2
+    expected = BytesText(256).encode(["colour"])[0]
+    assert torch.equal(sample.texts[1].states, expected.states.bfloat16())
+    assert torch.equal(sample.texts[1].pooled, expected.pooled.bfloat16())
+    assert (cache.text_width, cache.pooled_width, cache.channels) == (128, 128, 16)
+
+
+def test_a_second_run_makes_nothing(chosen: Recipe) -> None:
+    folder = Path(run(chosen).folder)
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*.*") if path.is_file()}
+    again = run(chosen)
+    after = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*.*") if path.is_file()}
+    assert (again.encoded, again.text, again.text_tars) == (0, (0, 0), 0)
+    assert {k: v for k, v in after.items() if k.suffix != ".lock"} == {
+        k: v for k, v in before.items() if k.suffix != ".lock"
+    }
+
+
+def test_bytes_do_not_depend_on_workers_or_place(files: list[dict[str, Any]], tmp_path: Path) -> None:
+    found = []
+    for workers in (0, 1, 2):
+        chosen = ws.fill(ws.recipe(tmp_path / str(workers)), files)
+        found.append(ws.shard_bytes(run(chosen, Options(workers=workers, device="cpu")).folder))
+    assert found[0] == found[1] == found[2] and len(found[0]) >= 6
+
+
+def test_plain_webdataset_reads_the_shards(chosen: Recipe) -> None:
+    """The snippet of docs/cache.md."""
+    import webdataset as wds
+
+    folder = Path(run(chosen).folder)
+    bucket = tables.buckets(str(folder))[0]
+    count = len(tables.read_table(tables.index_path(str(folder), bucket), tables.INDEX))
+    urls = [str(path) for path in sorted((folder / bucket).glob("shard-?????.tar"))]
+    samples = list(wds.WebDataset(urls, shardshuffle=False, nodesplitter=wds.split_by_node))
+    assert len(samples) == count
+    for sample in samples:
+        facts = json.loads(sample["json"])
+        latent = safetensors.torch.load(sample["safetensors"])["latent"]
+        assert facts["clip_id"] == sample["__key__"] and facts["bucket"] == bucket
+        assert tuple(latent.shape) == Bucket.parse(bucket).latent_shape(16)
+
+
+def test_tars_have_fixed_metadata_and_the_index_finds_the_tensors(chosen: Recipe) -> None:
+    folder = run(chosen).folder
+    for bucket in tables.buckets(folder):
+        for row in tables.read_table(tables.index_path(folder, bucket), tables.INDEX).to_pylist():
+            data = Path(folder, bucket, tables.shard_name(row["shard"])).read_bytes()
+            with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+                member = tar.getmember(f"{row['key']}.safetensors")
+                assert (member.mtime, member.uid, member.gid, member.uname, member.mode) == (0, 0, 0, "", 0o644)
+                assert (member.offset_data, member.size) == (row["offset"], row["bytes"])
+
+
+def test_new_clips_go_to_new_shards_and_old_ones_stay(tmp_path: Path, files: list[dict[str, Any]]) -> None:
+    chosen = ws.fill(ws.recipe(tmp_path), files[:4] + files[6:8])
+    folder = run(chosen).folder
+    before = {name: data for name, data in ws.shard_bytes(folder).items() if ".text" not in name}
+    ws.fill(chosen, files)
+    assert estimate(chosen)["samples"] != {}
+    summary = run(chosen)
+    after = ws.shard_bytes(folder)
+    assert summary.encoded == 4 and len(after) > len(before)
+    assert all(after[name] == data for name, data in before.items())
+    assert sum(len(open_cache(chosen).index(bucket)) for bucket in open_cache(chosen).buckets) == 10
+
+
+def test_new_captions_make_new_text_tars_and_no_latents(chosen: Recipe, files: list[dict[str, Any]]) -> None:
+    folder = run(chosen).folder
+    before = ws.shard_bytes(folder)
+    texts = {row["clip_id"]: [f"clip {row['video_id'][-2:]} in colour", "colour"] for row in files}
+    changed = files[0]["clip_id"]
+    texts[changed] = ["a new caption", "colour"]
+    ws.fill(chosen, files, texts)
+    summary = run(chosen)
+    after = ws.shard_bytes(folder)
+    assert (summary.encoded, summary.text_tars, summary.text.computed) == (0, 1, 1)
+    assert all(after[name] == data for name, data in before.items())  # who reads the old index still can
+    cache = open_cache(chosen)
+    row = next(row for row in cache.view("clip").to_pylist() if row["clip_id"] == changed)
+    at = cache.index(row["bucket"])["clip_id"].to_pylist().index(changed)
+    (sample,) = cache.read(row["bucket"], [at])
+    assert torch.equal(sample.texts[0].states, BytesText().encode(["a new caption"])[0].states.bfloat16())
+
+
+def test_equal_captions_are_computed_once(chosen: Recipe) -> None:
+    summary = run(chosen)
+    assert summary.text.computed == 11  # ten of their own, one that all share
+
+
+def test_a_file_that_cannot_be_read_costs_its_samples(tmp_path: Path, files: list[dict[str, Any]]) -> None:
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    clips = [*files, ws.clip(99, "video", str(broken), 14, 96, 64)]
+    chosen = ws.fill(ws.recipe(tmp_path), clips)
+    summary = run(chosen)
+    assert (summary.encoded, summary.failed) == (10, 1)
+    view = open_cache(chosen).view("clip").to_pylist()
+    assert len(view) == 7 and sum(row["bucket"] is None for row in view) == 1
+    reason = next(row["reason"] for row in view if row["bucket"] is None)
+    assert "could not be read" in reason and "broken.mp4" in reason
+    assert run(chosen).encoded == 0  # and it is not tried at every run
+    broken.write_bytes(Path(files[0]["path"]).read_bytes())
+    retried = run(chosen, HERE._replace(retry_failed=True))
+    assert (retried.encoded, retried.failed) == (1, 0)
+    assert all(row["bucket"] for row in open_cache(chosen).view("clip").to_pylist())
+
+
+def test_a_sample_with_another_start_or_crop_takes_the_place_of_the_old(
+    tmp_path: Path, files: list[dict[str, Any]]
+) -> None:
+    chosen = ws.fill(ws.recipe(tmp_path), files)
+    run(chosen)
+    moved = [row | {"start_tick": 1024, "start_s": 1024 / 12288} if row is files[0] else row for row in files]
+    ws.fill(chosen, moved)
+    assert run(chosen).encoded == 1
+    cache = open_cache(chosen)
+    row = next(row for row in cache.view("clip").to_pylist() if row["clip_id"] == files[0]["clip_id"])
+    assert row["start_tick"] == 1024
+    pairs = [(r["clip_id"], r["start_tick"]) for r in cache.index(row["bucket"]).to_pylist()]
+    assert (row["clip_id"], 1024) in pairs and len(pairs) == len(set(pairs))
+
+
+def test_all_spans_of_a_clip_are_samples(tmp_path: Path, files: list[dict[str, Any]]) -> None:
+    views = ws.DEFAULTS["views"] | {"clip": {"size": 64, "frames": 5, "fps": 24.0, "aspects": ["3:2"], "span": "all"}}
+    chosen = ws.fill(ws.recipe(tmp_path, views=views), files)
+    run(chosen)
+    cache = open_cache(chosen)
+    assert len(cache.index("5x48x80-24fps")) == 12  # 14 frames hold two spans of 5
+    keys = cache.index("5x48x80-24fps")["key"].to_pylist()
+    assert len(set(keys)) == 12 and sum("-" in key for key in keys) == 6
+
+
+def test_conditions_are_encoded_from_the_first_frame_alone(tmp_path: Path, files: list[dict[str, Any]]) -> None:
+    more = ws.DEFAULTS["cache"] | {"conditions": ["first_frame", "noised_first_frame"], "noise_draws": 3}
+    chosen = ws.fill(ws.recipe(tmp_path, cache=more), files)
+    run(chosen)
+    cache = open_cache(chosen)
+    bucket = next(name for name in cache.buckets if name.startswith("9x"))
+    (sample,) = cache.read(bucket, [0])
+    path = next(row["path"] for row in files if row["clip_id"] == sample.clip_id)
+    first = to_video(read_pixels(path, 0.0, Crop(), Bucket.parse(bucket))[None, :1])
+    assert torch.equal(sample.conditions["first_frame"], codec.encode(first)[0].bfloat16())
+    sigmas, noised = sample.conditions["sigmas"], sample.conditions["noised_first_frame"]
+    assert sigmas.shape == (3,) and noised.shape == (3, *sample.conditions["first_frame"].shape)
+    away = [float((one.float() - sample.conditions["first_frame"].float()).std()) for one in noised]
+    assert np.argsort(away).tolist() == np.argsort(sigmas.numpy()).tolist()  # more noise, further away
+
+
+def test_a_view_that_ends_up_empty_is_an_error_before_encoding(tmp_path: Path, files: list[dict[str, Any]]) -> None:
+    views = ws.DEFAULTS["views"] | {"clip": {"size": 64, "frames": 129, "fps": 24.0}}
+    chosen = ws.fill(ws.recipe(tmp_path, views=views), files)
+    with pytest.raises(RecipeError, match=r"views\.clip: no clip of videos fits it \(6 too short\)"):
+        run(chosen)
+    assert not list(tmp_path.rglob("*.tar"))
+
+
+def test_a_foreign_cache_is_refused_with_the_difference(chosen: Recipe) -> None:
+    run(chosen)
+    other = chosen.model_copy(update={"cache": chosen.cache.model_copy(update={"dtype": "float16"})})
+    with pytest.raises(CacheError, match="dtype: asked for 'float16', there is 'bfloat16'"):
+        open_cache(other)
+    other = chosen.model_copy(update={"cache": chosen.cache.model_copy(update={"text_length": 7})})
+    with pytest.raises(CacheError, match="length: asked for 7, there is 256"):
+        open_cache(other)
+
+
+@pytest.mark.parametrize("change", [{"logvar": True}, {"dtype": "float32"}, {"conditions": ("first_frame",)}])
+def test_what_changes_bytes_changes_the_fingerprint(tmp_path: Path, change: dict[str, Any]) -> None:
+    chosen = ws.recipe(tmp_path)
+    other = chosen.model_copy(update={"cache": chosen.cache.model_copy(update=change)})
+    assert fingerprint(latent_settings(chosen)) != fingerprint(latent_settings(other))
+
+
+def test_what_does_not_change_bytes_does_not(tmp_path: Path) -> None:
+    chosen, other = (
+        ws.recipe(tmp_path / "a"),
+        ws.recipe(tmp_path / "b", cache={"shard_bytes": 7, "caption_variants": 9}),
+    )
+    assert latent_settings(chosen) == latent_settings(other)
+    assert text_settings(chosen) == text_settings(other)
+
+
+def test_a_stage_encodes_what_it_needs_and_keeps_the_rows_of_others(chosen: Recipe) -> None:
+    assert run(chosen, HERE._replace(stage="pictures")).encoded == 4
+    assert run(chosen).encoded == 6
+    run(chosen, HERE._replace(stage="pictures"))
+    assert len(open_cache(chosen).view("clip")) == 6
+
+
+def test_command_dry_run_run_and_errors(chosen: Recipe, tmp_path: Path) -> None:
+    config = str(ws.config(chosen, tmp_path / "p.yaml"))
+    call = CliRunner().invoke
+    dry = call(app, ["--config", config, "--dry-run", "--json"])
+    assert dry.exit_code == 0 and sum(json.loads(dry.stdout)["samples"].values()) == 10
+    assert not list(tmp_path.rglob("*.tar"))
+    done = call(app, ["--config", config, "--workers", "0", "--json"])
+    assert done.exit_code == 0 and json.loads(done.stdout)["encoded"] == 10
+    for arguments, code, words in (
+        (["--stage", "nope"], 2, "no such stage"),
+        (["--set", "cache.vea=codec"], 2, "did you mean 'vae'"),
+        (["--set", "cache.vae=/no/where"], 2, "no such folder"),
+        (["--workspace", str(tmp_path / "elsewhere")], 1, "run `curate` first"),
+    ):
+        failed = call(app, ["--config", config, *arguments])
+        assert failed.exit_code == code and words in failed.stderr
+        assert failed.stderr.startswith("error: ") and failed.stderr.count("\n") == 1
