@@ -1,20 +1,27 @@
-"""Gradual transitions, from small luma pictures: fades (into or out of a blank picture) and dissolves (one picture into another)."""
+"""Gradual transitions, from small luma pictures.
+
+A fade sinks evenly into a blank picture (black, white) or rises out of one. In a dissolve the frames are mixes, in rising
+shares, of the picture before and the picture after it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 BLANK = 4.0  # standard deviation of a 32 x 18 luma below which a picture is blank
+FOOT = 0.4  # contrast at which even the last of a fade is gone
 MIN_FRAMES = 4
 MAX_FADE_S = 2.0
 FALL = 0.985  # a fading picture has at most this share of the contrast that it had a frame before
-RISE_NEEDED = 20.0  # contrast at the bright end of a fade
+RISE_NEEDED = 10.0  # contrast at the bright end of a fade
+MERGE_FRAMES = 4  # a fade out and a fade in with no more blank frames between are one transition
 DISSOLVE_HALVES = (4, 6, 8, 12, 16, 20)  # frames; half the lengths that are tried
-MIN_DIFFERENCE = 18.0  # mean grey levels between the two pictures of a dissolve
-MIN_CHANGE = 0.35  # 1 - correlation between them
-MAX_RESIDUE = 0.16  # of the frames within, from the mix of the two pictures, relative to their difference
+MIN_DIFFERENCE = 15.0  # root mean square grey levels between the two pictures of a dissolve
+MIN_CHANGE = 0.3  # 1 - correlation between them
+MAX_RESIDUE = 0.14  # of the frames within, from the mix of the two pictures, relative to their difference
 
 
 class Gradual(NamedTuple):
@@ -27,65 +34,96 @@ class Gradual(NamedTuple):
 
 
 def fades(thumbs: np.ndarray, times: np.ndarray) -> list[Gradual]:
-    """(N, 18, 32) float32 luma, seconds (N,) -> fades out and fades in."""
+    """(N, 18, 32) float32 luma, seconds (N,) -> fades out, fades in, and both as one where they meet."""
     contrast = thumbs.reshape(len(thumbs), -1).std(axis=1)
     blank = contrast < BLANK
     found: list[Gradual] = []
     for i in range(1, len(blank)):
         if blank[i] and not blank[i - 1]:
-            first = _slope(contrast, times, i, -1)
-            found += _fade(contrast, first, i, first)
+            top, foot = _top(contrast, times, i, -1), _foot(contrast, i, 1)
+            found += _fade(contrast, top + 1, foot, top)
         if blank[i - 1] and not blank[i]:
-            last = _slope(contrast, times, i - 1, 1)
-            found += _fade(contrast, i, last, last)
-    return found
+            top, foot = _top(contrast, times, i - 1, 1), _foot(contrast, i - 1, -1)
+            found += _fade(contrast, foot, top, top)
+    return _joined(found)
 
 
-def _fade(contrast: np.ndarray, first: int, end: int, bright: int) -> list[Gradual]:
-    if end - first < MIN_FRAMES or contrast[min(bright, len(contrast) - 1)] < RISE_NEEDED:
+def _fade(contrast: np.ndarray, first: int, end: int, top: int) -> list[Gradual]:
+    if end - first < MIN_FRAMES or contrast[top] < RISE_NEEDED:
         return []
     return [Gradual(first, end, "fade", 0.9)]
 
 
-def _slope(contrast: np.ndarray, times: np.ndarray, blank: int, step: int) -> int:
-    """Walk from a blank frame up the slope of contrast; returns the first frame beyond which it no longer rises."""
+def _top(contrast: np.ndarray, times: np.ndarray, blank: int, step: int) -> int:
+    """Walk from a blank frame up the slope of contrast: the first frame in full light."""
     i = blank
     while 0 <= i + step < len(contrast) and abs(times[i + step] - times[blank]) <= MAX_FADE_S:
-        if contrast[i] > FALL * contrast[i + step]:
-            ahead = i + 2 * step
-            if not (0 <= ahead < len(contrast) and contrast[i] <= FALL * contrast[ahead]):
-                break
+        if not _rises(contrast, i, step) and not _rises(contrast, i, 2 * step):
+            break
         i += step
     return i
 
 
+def _rises(contrast: np.ndarray, i: int, step: int) -> bool:
+    return 0 <= i + step < len(contrast) and contrast[i] <= FALL ** abs(step) * contrast[i + step]
+
+
+def _foot(contrast: np.ndarray, blank: int, step: int) -> int:
+    """From the edge of a blank stretch into it, to where nothing of the picture is left."""
+    i = blank
+    while 0 <= i + step < len(contrast) and contrast[i] > FOOT and contrast[i + step] < contrast[i]:
+        i += step
+    return i
+
+
+def _joined(found: Sequence[Gradual]) -> list[Gradual]:
+    out: list[Gradual] = []
+    for one in sorted(found):
+        if out and one.first - out[-1].end <= MERGE_FRAMES:
+            out[-1] = out[-1]._replace(end=max(out[-1].end, one.end))
+        else:
+            out.append(one)
+    return out
+
+
 def dissolves(thumbs: np.ndarray, times: np.ndarray) -> list[Gradual]:
-    """Frames that are mixes, in rising shares, of the picture before and the picture after. Same shapes as `fades`."""
+    """(N, 18, 32) float32 luma, seconds (N,) -> every stretch that mixes its two ends, at every length that fits."""
+    flat = thumbs.reshape(len(thumbs), -1)
     found: list[Gradual] = []
     for half in DISSOLVE_HALVES:
-        for middle in range(half, len(thumbs) - half):
-            residue = _residue(thumbs, middle, half)
-            if residue is not None and residue < MAX_RESIDUE:
-                found.append(Gradual(middle - half + 1, middle + half, "dissolve", round(float(1 - residue), 3)))
+        if len(flat) <= 2 * half:
+            break
+        for k, residue in _mixes(flat, half):
+            found.append(Gradual(k + 1, k + 2 * half, "dissolve", round(1 - residue, 3)))
     return found
 
 
-def _residue(thumbs: np.ndarray, middle: int, half: int) -> float | None:
-    """Root mean square distance of the frames within from the straight mix of the ends, relative to the ends' difference."""
-    before, after = thumbs[middle - half], thumbs[middle + half]
+def _mixes(flat: np.ndarray, half: int) -> list[tuple[int, float]]:
+    """(N, P) -> starts k at which frames within k .. k + 2 half are mixes of those two, and how far they are from it.
+
+    The distance is that of the worst of the frames at 1/4, 1/2, 3/4, relative to the difference of the ends.
+    """
+    length = 2 * half
+    before, after = flat[:-length], flat[length:]
     apart = after - before
-    if np.abs(apart).mean() < MIN_DIFFERENCE or _unlike(before, after) < MIN_CHANGE:
-        return None
-    shares = (0.25, 0.5, 0.75)
-    size = float(np.sqrt((apart**2).mean()))
-    worst = 0.0
-    for share in shares:
-        within = thumbs[middle - half + round(2 * half * share)]
-        worst = max(worst, float(np.sqrt(((within - (before + share * apart)) ** 2).mean())) / size)
-    return worst
+    size = np.sqrt(np.einsum("np,np->n", apart, apart) / flat.shape[1])
+    centre = (before + after) / 2 - flat[half : half + len(before)]
+    rough = np.sqrt(np.einsum("np,np->n", centre, centre) / flat.shape[1]) / np.maximum(size, 1e-6)
+    starts = np.flatnonzero((size >= MIN_DIFFERENCE) & (rough < MAX_RESIDUE))
+    found = []
+    for k in starts:
+        residue = max(_distance(flat, int(k), length, share) for share in (0.25, 0.5, 0.75)) / float(size[k])
+        if residue < MAX_RESIDUE and _unlike(before[k], after[k]) >= MIN_CHANGE:
+            found.append((int(k), residue))
+    return found
+
+
+def _distance(flat: np.ndarray, k: int, length: int, share: float) -> float:
+    mix = flat[k] + share * (flat[k + length] - flat[k])
+    return float(np.sqrt(np.mean((flat[k + round(length * share)] - mix) ** 2)))
 
 
 def _unlike(before: np.ndarray, after: np.ndarray) -> float:
     a, b = before - before.mean(), after - after.mean()
-    size = np.sqrt((a * a).sum() * (b * b).sum())
-    return float(1 - (a * b).sum() / size) if size > 0 else 0.0
+    size = float(np.sqrt((a * a).sum() * (b * b).sum()))
+    return 1 - float((a * b).sum()) / size if size > 0 else 0.0

@@ -32,6 +32,7 @@ CONTENT, ADAPTIVE_RATIO, ADAPTIVE_FLOOR, HASH = 27.0, 2.0, 15.0, 0.35
 MIN_RATIO = 2.0
 MIN_CHANGE = 0.2
 BLANK_STD = 6.0
+BAR = 3.0  # grey levels
 STILL = 0.5
 FLASH_S = 0.4
 FLASH_ALIKE = 0.85
@@ -231,14 +232,28 @@ def _confidence(looks: Sequence[Look], i: int) -> float:
 
 
 def change(before: np.ndarray, after: np.ndarray) -> float:
-    """0 the same picture up to brightness .. 1 unrelated; 1 where one is blank and the other is not alike."""
-    blank = min(before.std(), after.std()) < BLANK_STD
-    if blank:
-        return (
-            float(min(1.0, np.abs(before - after).mean() / 10.0)) if max(before.std(), after.std()) < BLANK_STD else 1.0
-        )
+    """0 the same picture up to brightness .. 1 unrelated; 1 where one is blank and the other is not alike.
+
+    Bars that both have say nothing about what is between them, and are left out.
+    """
+    before, after = _without_bars(before, after)
+    if min(before.std(), after.std()) < BLANK_STD:
+        both = max(before.std(), after.std()) < BLANK_STD
+        return float(min(1.0, np.abs(before - after).mean() / 10.0)) if both else 1.0
     a, b = before - before.mean(), after - after.mean()
     return float(1.0 - (a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum()))
+
+
+def _without_bars(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both pictures (18, 32) without the outer rows and columns that are flat and the same in both."""
+    for _ in range(2):
+        bar = (before.std(axis=1) < BAR) & (after.std(axis=1) < BAR) & (np.abs(before - after).mean(axis=1) < BAR)
+        inner = np.flatnonzero(~bar)
+        if len(inner) < 4:
+            return before.T if _ else before, after.T if _ else after
+        rows = slice(inner[0], inner[-1] + 1)
+        before, after = before[rows].T, after[rows].T
+    return before, after
 
 
 def _is_flash(thumbs: np.ndarray, times: np.ndarray, i: int, proposed: Sequence[int]) -> bool:

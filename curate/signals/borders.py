@@ -15,8 +15,10 @@ import pyarrow as pa
 from curate.signals.kinds import Clip, EverySeconds, Record, Scores, Seen, Signal
 
 STEP_S = 0.5
-FLAT = 6.0  # standard deviation along a border line, in grey levels: coding noise of a flat area
-ALIKE = 8.0  # difference of a border line's mean to the outermost line's
+FLAT = 4.0  # standard deviation along a border line, in grey levels: coding noise of a flat area
+ALIKE = 5.0  # difference of a border line's mean to the outermost line's
+STEP = 12.0  # grey levels by which the picture differs from its border ...
+STEP_SHARE = 0.25  # ... in this share of the third line behind it; a vignette or a clear sky has no such edge
 MAX_SIDE = 0.45  # of the side; a frame that is flat beyond that has no picture to find borders by
 COLUMNS = {"borders": pa.float64()} | dict.fromkeys(("crop_left", "crop_top", "crop_right", "crop_bottom"), pa.int32())
 
@@ -70,7 +72,9 @@ def _bar(lines: np.ndarray) -> int | None:
     border = flat & (np.abs(means - means[0]) <= ALIKE)
     if border.all():
         return None
-    return int(np.argmin(border))
+    count = int(np.argmin(border))
+    behind = reach[min(count + 2, limit)].astype(np.float32)
+    return count if (np.abs(behind - means[0]) > STEP).mean() >= STEP_SHARE else 0
 
 
 SIGNAL = Signal(COLUMNS, 1, "pass", Watch, summary)

@@ -1,7 +1,8 @@
 """Motion: dense optical flow (DIS, Kroeger et al. 2016) on small luma, at most ten pairs of frames a second.
 
-Pairs lie about a tenth of a second apart: far enough for slow motion to stand above the noise of the estimate, near enough for
-fast motion to be found.
+Pairs lie about a tenth of a second apart: far enough for slow motion to stand above the noise of the estimate, near enough
+for fast motion to be found. Dense flow smears the motion of a thing over the flat ground around it; so a second, simpler
+explanation, the motion of the whole picture, is tried at every pixel and taken wherever it fits as well.
 """
 
 from __future__ import annotations
@@ -17,15 +18,17 @@ from curate.signals.kinds import Clip, Record, Scores, Seen, Signal, mean
 
 PAIR_S = 0.1
 MAX_PAIR_S = 1.0  # frames further apart (slideshows, time lapse) are not compared by flow
-FLOW_PX = 256
 DEAD_PX = 0.12  # flow below this, in px of the small picture, is noise of the estimate and counts as none
 MOVING = 0.01  # frame widths per second from which on a pixel moves
 STILL = 0.15  # mean grey levels between neighbours below which a frame repeats the one before
+GRID_PX = 8  # step of the points that the whole picture's motion is fitted to
+ROBUST_PX = 0.5  # residue at which such a point counts half
+SLACK = 1.0  # grey levels by which the simpler explanation may fit worse and still be taken
 COLUMNS = ("motion", "motion_px_s", "moving_area", "jitter", "jumps", "still_frames")
 
 
 class Pair(NamedTuple):
-    """speed: mean in frame widths per second; area: share of px that move; dx, dy: mean velocity in frame widths per second."""
+    """speed: mean in frame widths per second; area: share of px that move; dx, dy: mean velocity in widths per second."""
 
     speed: float
     area: float
@@ -66,7 +69,42 @@ class Watch:
         self._reference = (now, luma)
         if now - since > MAX_PAIR_S or min(luma.shape) < 16:
             return None, now
-        return measure(self._flow.calc(reference, luma, None), now - since), since  # type: ignore[call-overload]
+        flow = self._flow.calc(reference, luma, None)  # type: ignore[call-overload]
+        return measure(explained(reference, luma, flow), now - since), since
+
+
+def explained(before: np.ndarray, after: np.ndarray, flow: np.ndarray) -> np.ndarray:
+    """uint8 (h, w) twice, their dense flow (h, w, 2) -> the same with the whole picture's motion where that fits as well."""
+    whole = whole_motion(flow, before)
+    worse = _misfit(before, after, whole) > _misfit(before, after, flow) + SLACK
+    return np.where(worse[..., None], flow, whole)
+
+
+def whole_motion(flow: np.ndarray, luma: np.ndarray) -> np.ndarray:
+    """Flow (h, w, 2) -> the affine flow (h, w, 2) that most of the textured picture follows (reweighted least squares)."""
+    height, width = luma.shape
+    half = GRID_PX // 2
+    y, x = np.mgrid[half:height:GRID_PX, half:width:GRID_PX].astype(np.float32)
+    design = np.stack([np.ones_like(x), x / width - 0.5, y / width - 0.5 * height / width], axis=-1).reshape(-1, 3)
+    there = flow[half::GRID_PX, half::GRID_PX].reshape(-1, 2)
+    texture = cv2.blur(np.abs(cv2.Sobel(luma, cv2.CV_32F, 1, 0)) + np.abs(cv2.Sobel(luma, cv2.CV_32F, 0, 1)), (9, 9))
+    base = np.minimum(texture[half::GRID_PX, half::GRID_PX].reshape(-1), 30.0) + 0.1
+    fitted = np.array([np.median(there, axis=0), (0, 0), (0, 0)], np.float32)
+    for _ in range(6):
+        residue = np.linalg.norm(there - design @ fitted, axis=1)
+        weight = (base / (1 + (residue / ROBUST_PX) ** 2))[:, None]
+        fitted = np.linalg.solve(design.T @ (weight * design) + 1e-3 * np.eye(3), design.T @ (weight * there))
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    every = np.stack([np.ones_like(x), x / width - 0.5, y / width - 0.5 * height / width], axis=-1)
+    return (every @ fitted.astype(np.float32)).astype(np.float32)
+
+
+def _misfit(before: np.ndarray, after: np.ndarray, flow: np.ndarray) -> np.ndarray:
+    """Mean absolute difference, over 5 x 5 px, of the first picture and the second one moved back along a flow."""
+    height, width = before.shape
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    moved = cv2.remap(after, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.blur(cv2.absdiff(before, moved).astype(np.float32), (5, 5))
 
 
 def measure(flow: np.ndarray, elapsed_s: float) -> Pair:

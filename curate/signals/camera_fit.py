@@ -1,0 +1,125 @@
+"""The flow of one pair of frames -> how the whole picture moves, and how what stands nearer moves against it.
+
+Units: lengths in frame widths, times in seconds, x right, y down, the origin in the middle of the picture. What moves as one is
+found by a model of six values (shift, growth, turn, bends) that is fitted robustly: as a rule the background, the larger part.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+CELLS = 28  # cells along the long side: about 9 px of a small picture of 256 px
+ROUNDS = 4  # of reweighting
+FLOOR_PX = 0.05  # what the estimate of the flow itself wavers by
+RIDGE = np.diag([0.0, 0.0, 1e-4, 1e-4, 1e-4, 1e-4])
+# Speed of a cell relative to the background's, along the direction of the background: where shares are counted.
+# Far things are near 1, nearer ones above in a pan, below (and against it) when the camera rides around.
+RELATIVE = (-0.25, 0.2, 0.5, 0.75, 0.9, 1.1, 1.25, 1.5, 1.8, 2.4)
+ASIDE = 0.3  # speed across the direction, relative, from which a cell moves by itself
+
+
+class Fit(NamedTuple):
+    """right, down: shift of the background in frame widths/s; growth 1/s; turn rad/s (clockwise in the picture);
+    bend_x, bend_y: how much faster the shift is towards the edges, as it is when the camera turns (1/s); spread: typical residual
+    of a cell, frame widths/s; apart: share of cells that don't follow; aside: share that moves across; shares (11,): of cells by
+    relative speed, see RELATIVE; middle: median relative speed of the central cells."""
+
+    right: float
+    down: float
+    growth: float
+    turn: float
+    bend_x: float
+    bend_y: float
+    spread: float
+    apart: float
+    aside: float
+    shares: tuple[float, ...]
+    middle: float
+
+
+def fit(flow: np.ndarray, elapsed_s: float) -> Fit:
+    """Flow float32 (h, w, 2) in px over elapsed_s -> Fit."""
+    height, width = flow.shape[:2]
+    grid = places(*cells(width, height))
+    small = cv2.resize(flow, (grid.columns, grid.rows), interpolation=cv2.INTER_AREA).reshape(-1, 2)
+    velocity = small.astype(np.float64) / (width * elapsed_s)
+    floor = FLOOR_PX / (width * elapsed_s)
+    values, residual = background(velocity, grid, floor)
+    size = np.hypot(residual[:, 0], residual[:, 1])
+    spread = float(np.median(size))
+    apart = float((size > max(3 * spread, 6 * floor)).mean())
+    shares, aside, middle = relative(values[:2], residual, grid.central)
+    return Fit(*(float(value) for value in values), spread, apart, aside, shares, middle)
+
+
+def cells(width: int, height: int) -> tuple[int, int]:
+    """Columns and rows of the grid that the flow is looked at on."""
+    longest = max(width, height)
+    return max(4, round(CELLS * width / longest)), max(4, round(CELLS * height / longest))
+
+
+class Grid(NamedTuple):
+    """x_basis, y_basis (n, 6): right and down velocity of each cell for a unit of each value; products (n, 36): their outer
+    products, summed; central bool (n,)."""
+
+    columns: int
+    rows: int
+    x_basis: np.ndarray
+    y_basis: np.ndarray
+    products: np.ndarray
+    central: np.ndarray
+
+
+@lru_cache(maxsize=8)
+def places(columns: int, rows: int) -> Grid:
+    x, y = np.meshgrid(np.arange(columns) + 0.5 - columns / 2, np.arange(rows) + 0.5 - rows / 2)
+    x, y = x.ravel() / columns, y.ravel() / columns
+    one, none = np.ones_like(x), np.zeros_like(x)
+    x_basis = np.stack([one, none, x, -y, x * x, x * y], axis=1)
+    y_basis = np.stack([none, one, y, x, x * y, y * y], axis=1)
+    products = (x_basis[:, :, None] * x_basis[:, None] + y_basis[:, :, None] * y_basis[:, None]).reshape(-1, 36)
+    central = (np.abs(x) < 0.2) & (np.abs(y) < 0.2 * rows / columns)
+    return Grid(columns, rows, x_basis, y_basis, products, central)
+
+
+def background(velocity: np.ndarray, grid: Grid, floor: float) -> tuple[np.ndarray, np.ndarray]:
+    """Velocities (n, 2) -> (right, down, growth, turn, bend_x, bend_y) and residuals (n, 2).
+
+    Least squares, reweighted (Cauchy), from two beginnings: the median shift and the plain fit; the one that more cells follow.
+    """
+    targets = grid.x_basis * velocity[:, :1] + grid.y_basis * velocity[:, 1:]
+    median = np.concatenate([np.median(velocity, axis=0), np.zeros(4)])
+    found = []
+    for values in (median, _solve(grid, targets, np.ones(len(velocity)))):
+        for _ in range(ROUNDS):
+            size = _size(velocity, grid, values)
+            scale = max(floor, 1.5 * float(np.median(size)))
+            values = _solve(grid, targets, 1 / (1 + (size / scale) ** 2))
+        cost = float(np.log1p((_size(velocity, grid, values) / (4 * floor)) ** 2).mean())
+        found.append((cost, values))
+    best = min(found, key=lambda one: one[0])[1]
+    return best, velocity - np.stack([grid.x_basis @ best, grid.y_basis @ best], axis=1)
+
+
+def _size(velocity: np.ndarray, grid: Grid, values: np.ndarray) -> np.ndarray:
+    return np.hypot(velocity[:, 0] - grid.x_basis @ values, velocity[:, 1] - grid.y_basis @ values)
+
+
+def _solve(grid: Grid, targets: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """A little ridge keeps growth, turn and bends at 0 where the cells don't tell."""
+    matrix = (weights @ grid.products).reshape(6, 6) + RIDGE * weights.sum()
+    return np.linalg.solve(matrix, weights @ targets)
+
+
+def relative(shift: np.ndarray, residual: np.ndarray, central: np.ndarray) -> tuple[tuple[float, ...], float, float]:
+    """Shares of cells by speed along the shift relative to it, share that moves across it, median of the central cells."""
+    speed = max(float(np.hypot(*shift)), 1e-9)
+    along = 1 + residual @ shift / speed**2
+    across = np.abs(residual @ np.array([-shift[1], shift[0]])) / speed**2
+    counts = np.bincount(np.searchsorted(RELATIVE, along), minlength=len(RELATIVE) + 1) / len(along)
+    middle = float(np.clip(np.median(along[central]), -2, 4))
+    return tuple(float(share) for share in counts), float((across > ASIDE).mean()), middle

@@ -1,0 +1,136 @@
+"""Text: what an OCR (rapidocr with the models it ships) reads in a few frames of a clip, how much it covers, how long it stays.
+
+A detector alone fires on fences and brick walls: a line counts when it can also be read. What is read is neither kept nor
+shown anywhere: text in footage is not ours to trust.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import pyarrow as pa
+
+from curate.pictures import decode_jpeg
+from curate.signals.crops import CROP, Box, covered, crop_around, overlap
+from curate.signals.kinds import Scores, Signal
+
+FRAMES = 3  # looked at per clip; reading costs more than all other built-in signals together
+LOOK_PX = 512  # long side of the picture that is read; smaller ones are enlarged to it
+SURE, UNSURE = 0.75, 0.55  # reading scores: a line counts above the first, or above the second where it stays
+STAYS = 0.3  # overlap from which a line of another frame is at the same place
+MIN_LETTERS = 2
+LETTERS = re.compile(r"[^\W_]", re.UNICODE)
+BAND_TOP, BAND_OFF = 0.66, 0.1  # subtitles: below this share of the height, centred to this share of the width
+COLUMNS = {name: pa.float64() for name in ("text", "text_persistence", "subtitles", *CROP)}
+
+
+class Line(NamedTuple):
+    """A line of text: where it is, as shares of the frame; score: how sure the reading is, in [0, 1]."""
+
+    box: Box
+    score: float
+
+
+def from_proxies(proxies: pa.Table, settings: Any) -> pa.Table:
+    rows = [measure(some(jpegs, FRAMES)) for jpegs in proxies["jpegs"].to_pylist()]
+    columns = {name: pa.array([row[name] for row in rows], kind) for name, kind in COLUMNS.items()}
+    return pa.table({"clip_id": proxies["clip_id"]} | columns)
+
+
+def some(jpegs: Sequence[bytes], count: int) -> list[np.ndarray]:
+    """Up to `count` of a clip's proxies, spread over it, as RGB uint8 (H, W, 3)."""
+    places = sorted({int((k + 0.5) * len(jpegs) / count) for k in range(count)}) if jpegs else []
+    return [decode_jpeg(jpegs[place]) for place in places]
+
+
+def measure(frames: Sequence[np.ndarray]) -> Scores:
+    """RGB uint8 (H, W, 3) of one clip -> scores; all None without frames.
+
+    text: mean share of the frame under text; text_persistence: share of the frames in which the most lasting line is there;
+    subtitles: share of the frames that have a line where subtitles are; crop_*: shares of the sides to cut so that no text
+    is seen, None where too little would remain.
+    """
+    if not frames:
+        return dict.fromkeys(COLUMNS)
+    return summary([read(frame) for frame in frames])
+
+
+def summary(frames: Sequence[Sequence[Line]]) -> Scores:
+    kept = believable(frames)
+    lasting = [_frames_with(line, kept) for lines in kept for line in lines]
+    bands = [any(is_subtitle(line.box) for line in lines) for lines in kept]
+    crop = crop_around([line.box for lines in kept for line in lines])
+    return {
+        "text": float(np.mean([covered([line.box for line in lines]) for lines in kept])),
+        "text_persistence": max(lasting, default=0) / len(kept),
+        "subtitles": float(np.mean(bands)),
+    } | dict(zip(CROP, crop or (None,) * 4, strict=True))
+
+
+def believable(frames: Sequence[Sequence[Line]]) -> list[list[Line]]:
+    """The lines that are read surely, and those read less surely that stay where they are."""
+
+    def counts(line: Line) -> bool:
+        return line.score >= SURE or (len(frames) > 1 and _frames_with(line, frames) > 1)
+
+    return [[line for line in lines if counts(line)] for lines in frames]
+
+
+def is_subtitle(box: Box) -> bool:
+    return box[1] >= BAND_TOP and abs((box[0] + box[2]) / 2 - 0.5) <= BAND_OFF
+
+
+def _frames_with(line: Line, frames: Sequence[Sequence[Line]]) -> int:
+    return sum(any(overlap(line.box, other.box) >= STAYS for other in lines) for lines in frames)
+
+
+# ---------------------------------------------------------------------------------------------------------------- reader
+
+
+def read(rgb: np.ndarray) -> list[Line]:
+    """RGB uint8 (H, W, 3) -> the lines that can be read, surely or not."""
+    scale = LOOK_PX / max(rgb.shape[:2])
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    size = tuple(max(8, round(side * scale)) for side in rgb.shape[1::-1])
+    bgr = np.ascontiguousarray(cv2.resize(rgb, size, interpolation=method)[..., ::-1])
+    # Its flags stick from call to call: all of them are passed every time.
+    found = engine()(bgr, use_det=True, use_cls=False, use_rec=True, text_score=UNSURE)
+    if found.boxes is None:
+        return []
+    lines = zip(found.boxes, found.txts, found.scores, strict=True)
+    return [Line(_box(corners, size), float(score)) for corners, words, score in lines if _letters(words) >= MIN_LETTERS]
+
+
+def _letters(words: str) -> int:
+    return len(LETTERS.findall(words))
+
+
+def _box(corners: np.ndarray, size: tuple[int, ...]) -> Box:
+    """Four corners (4, 2) in px -> the upright box around them."""
+    (left, top), (right, bottom) = np.clip([corners.min(0), corners.max(0)], 0, size) / np.array(size)
+    return float(left), float(top), float(right), float(bottom)
+
+
+@lru_cache(maxsize=1)
+def engine() -> Any:
+    """rapidocr with its shipped models, as many threads as OpenCV may use; loaded on first use, no network."""
+    from rapidocr import RapidOCR
+
+    threads = max(1, cv2.getNumThreads())
+    return RapidOCR(
+        params={
+            "Global.log_level": "error",
+            "Det.limit_type": "max",
+            "Det.limit_side_len": LOOK_PX,
+            "EngineConfig.onnxruntime.intra_op_num_threads": threads,
+            "EngineConfig.onnxruntime.inter_op_num_threads": 1,
+        }
+    )
+
+
+SIGNAL = Signal(COLUMNS, 1, "proxies", from_proxies=from_proxies)
