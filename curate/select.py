@@ -137,11 +137,11 @@ def _joined(left: pa.Table, right: pa.Table) -> pa.Table:
 
 
 def _derived(joined: pa.Table) -> pa.Table:
-    cut = {name: _numbers(joined, name, 0.0) for name in CROP}
-    width = _numbers(joined, "width") - cut["crop_left"] - cut["crop_right"]
-    height = _numbers(joined, "height") - cut["crop_top"] - cut["crop_bottom"]
+    cut = {name: numbers(joined, name, 0.0) for name in CROP}
+    width = numbers(joined, "width") - cut["crop_left"] - cut["crop_right"]
+    height = numbers(joined, "height") - cut["crop_top"] - cut["crop_bottom"]
     video = np.array(joined["media"].to_pylist(), dtype=object) == "video"
-    duration = np.where(video, _numbers(joined, "end_s") - _numbers(joined, "start_s"), 0.0)
+    duration = np.where(video, numbers(joined, "end_s") - numbers(joined, "start_s"), 0.0)
     joined = joined.set_column(joined.column_names.index("width"), "width", _column(width))
     joined = joined.set_column(joined.column_names.index("height"), "height", _column(height))
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -149,7 +149,7 @@ def _derived(joined: pa.Table) -> pa.Table:
     return joined.append_column("duration_s", _column(duration)).append_column("aspect", _column(aspect))
 
 
-def _numbers(table: pa.Table, name: str, unknown: float = np.nan) -> np.ndarray:
+def numbers(table: pa.Table, name: str, unknown: float = np.nan) -> np.ndarray:
     """A column as float64 (N,), nulls as `unknown`; all unknown where there is no such column."""
     if name not in table.column_names:
         return np.full(len(table), unknown)
@@ -184,7 +184,7 @@ def _unpicked(table: pa.Table, picks: set[str]) -> pa.Array:
 
 
 def _outside(table: pa.Table, score: str, bound: pipelines.Bound) -> pa.Array:
-    values = _numbers(table, score)
+    values = numbers(table, score)
     low = np.zeros(len(values), bool) if bound.min is None else values < bound.min
     high = np.zeros(len(values), bool) if bound.max is None else values > bound.max
     unknown = np.isnan(values) & (bound.min is not None or bound.max is not None)
@@ -231,7 +231,7 @@ def _validation(
 
 def _ledger(table: pa.Table, reason: pa.Array, kept: np.ndarray, validation: np.ndarray, law: str) -> pa.Table:
     weight = np.zeros(len(table))
-    weight[kept] = concepts.weights(_numbers(table, "concept", -1.0)[kept], law)
+    weight[kept] = concepts.weights(numbers(table, "concept", -1.0)[kept], law)
     made = pa.table(
         {
             "clip_id": table["clip_id"],
