@@ -1,0 +1,227 @@
+"""The curate command from outside: the same rows however it runs, however often it is killed; nothing done twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from curate.tables import Tables
+from pipelines import load
+
+CURATE = [str(Path(sys.executable).with_name("curate"))]
+FILES = ("pans.mp4", "pans.txt", "pans_small.mp4", "still.mp4", "turned.mp4", "slow.avi", "squares.webm", "empty.mp4")
+STILLS = ("letter.mp4", "picture_temple.png", "picture_flower.jpg", "picture_flower_small.jpg")
+
+
+@pytest.fixture(scope="module")
+def small(generated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dozen generated files, one of them under two names."""
+    folder = tmp_path_factory.mktemp("small")
+    for name in (*FILES, *STILLS):
+        shutil.copy(generated / name, folder / name)
+    shutil.copy(generated / "still.mp4", folder / "the_same_again.mp4")
+    return folder
+
+
+def curate(workspace: Path, footage: Path, *options: str, code: int = 0, local: bool = True) -> dict:
+    """Run the command; the event `curated` of its --json."""
+    command = [*CURATE, "--footage", str(footage), "--workspace", str(workspace), "--json", *options]
+    command += ["--set", "curate.unit_videos=4", *(["--local"] if local else [])]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=footage.parent, timeout=240)
+    assert done.returncode == code, done.stderr[-2000:]
+    events = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return next((event for event in events if event["what"] == "curated"), {"error": done.stderr})
+
+
+def recipe(workspace: Path, footage: Path):
+    return load(None, "demo", ("curate.unit_videos=4",), footage=(str(footage),), workspace=str(workspace))
+
+
+def digest(workspace: Path) -> dict[str, str]:
+    """Every table's part -> a digest of its rows (the notes inside name paths of the workspace)."""
+    found = {}
+    for path in sorted(workspace.rglob("*.parquet")):
+        rows = pq.read_table(path).replace_schema_metadata(None).to_pylist()
+        found[str(path.relative_to(workspace))] = hashlib.sha256(repr(rows).encode()).hexdigest()
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(small: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    """A workspace made in one uninterrupted run in this process, and what the run said."""
+    workspace = tmp_path_factory.mktemp("whole") / "work"
+    return workspace, curate(workspace, small)
+
+
+def test_every_file_is_a_row_and_the_counts_add_up(whole: tuple[Path, dict], small: Path) -> None:
+    tables = Tables(recipe(whole[0], small))
+    videos = tables.read("videos")
+    assert {Path(path).name for path in videos["path"].to_pylist()} == {path.name for path in small.iterdir()}
+    status = {Path(row["path"]).name: row["status"] for row in videos.to_pylist()}
+    assert status["the_same_again.mp4"] == "alias" and status["empty.mp4"] == status["letter.mp4"] == "failed"
+    assert status["pans.txt"] == "unsupported" and status["picture_temple.png"] == status["still.mp4"] == "ok"
+    assert all(
+        reason
+        for reason, state in zip(videos["reason"].to_pylist(), videos["status"].to_pylist(), strict=True)
+        if state != "ok"
+    )
+    clips = tables.read("clips")
+    for name in tables.recipe.sets:
+        ledger = tables.ledger(name)
+        assert ledger["clip_id"].to_pylist() == clips["clip_id"].to_pylist()
+        dropped = ledger.filter(pc.invert(ledger["kept"]))
+        assert all(dropped["reason"].to_pylist()) and not any(dropped["weight"].to_pylist())
+    texts = tables.read("captions")
+    assert set(texts["source"].to_pylist()) == {"sidecar", "measured"}
+
+
+def test_frames_are_decoded_once(whole: tuple[Path, dict], small: Path) -> None:
+    declared = Tables(recipe(whole[0], small)).read("videos", ["frames_declared", "status"])
+    total = pc.sum(declared.filter(pc.equal(declared["status"], "ok"))["frames_declared"]).as_py()
+    assert 0 < whole[1]["frames_decoded"] <= 1.3 * total
+
+
+def test_a_second_run_makes_nothing(whole: tuple[Path, dict], small: Path) -> None:
+    before = digest(whole[0])
+    again = curate(whole[0], small)
+    assert again["frames_decoded"] == 0 and again["videos"] == 0 and again["made"] == []
+    assert digest(whole[0]) == before
+
+
+def test_a_new_threshold_selects_again_without_decoding(whole: tuple[Path, dict], small: Path) -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    changed = curate(whole[0], small, "--set", "sets.video_256px.keep.motion.min=5.0")
+    assert changed["frames_decoded"] == 0
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 5.0  # of a core: other work may run beside
+    assert changed["made"] == ["sets/video_256px", "report"]
+    strict = load(
+        None, "demo", ("curate.unit_videos=4", "sets.video_256px.keep.motion.min=5.0"), workspace=str(whole[0])
+    )
+    loose = Tables(recipe(whole[0], small)).ledger("video_256px")
+    assert pc.sum(Tables(strict).ledger("video_256px")["kept"]).as_py() < pc.sum(loose["kept"]).as_py()
+
+
+def test_ray_gives_the_same_rows(whole: tuple[Path, dict], small: Path, tmp_path: Path) -> None:
+    curate(tmp_path / "work", small, local=False)
+    assert digest(tmp_path / "work") == {
+        name: rows for name, rows in digest(whole[0]).items() if name in digest(tmp_path / "work")
+    }
+    assert len(digest(tmp_path / "work")) >= 20
+
+
+def _kill_after(seconds: float, workspace: Path, small: Path, children: bool) -> None:
+    command = [
+        *CURATE,
+        "--footage",
+        str(small),
+        "--workspace",
+        str(workspace),
+        "--local",
+        "--set",
+        "curate.unit_videos=4",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=small.parent)
+    time.sleep(seconds)
+    if children:
+        for pid in subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split():
+            os.kill(int(pid), signal.SIGKILL)
+        process.wait(200)
+    else:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("children", [False, True], ids=["driver", "worker"])
+def test_killed_and_run_again_gives_the_same_tables(
+    whole: tuple[Path, dict], small: Path, tmp_path: Path, children: bool
+) -> None:
+    for seconds in (1.2, 2.5):
+        _kill_after(seconds, tmp_path / "work", small, children)
+    curate(tmp_path / "work", small)
+    made = digest(tmp_path / "work")
+    assert made and made == {name: rows for name, rows in digest(whole[0]).items() if name in made}
+    assert not list((tmp_path / "work").rglob(".unit-*")) and not list((tmp_path / "work").rglob("*.part"))
+
+
+def test_too_much_lost_says_what_failed_first(whole: tuple[Path, dict], small: Path) -> None:
+    said = curate(whole[0], small, "--set", "curate.max_loss=0.0", code=4)
+    assert said["what"] == "curated"  # it is finished all the same
+    command = [
+        *CURATE,
+        "--footage",
+        str(small),
+        "--workspace",
+        str(whole[0]),
+        "--local",
+        "--set",
+        "curate.max_loss=0.0",
+    ]
+    done = subprocess.run([*command, "--set", "curate.unit_videos=4"], capture_output=True, text=True, cwd=small.parent)
+    assert done.returncode == 4 and "2 of 10 media files failed" in done.stderr and "empty.mp4" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--set", "sets.base.keep.sharpnes.min=1.0"), "did you mean 'sharpness'"),
+        (("--recipe", "dmo"), "did you mean 'demo'"),
+        (("--only", "scans"), "must be one of"),
+        (("--nosuch",), "--nosuch"),
+    ],
+)
+def test_a_wrong_word_is_one_line_and_code_2(small: Path, tmp_path: Path, options: tuple[str, ...], says: str) -> None:
+    said = curate(tmp_path / "work", small, *options, code=2)["error"]
+    assert says in said and "Traceback" not in said and len(said.strip().splitlines()) == 1
+
+
+def test_missing_footage_and_unwritable_workspace(small: Path, tmp_path: Path) -> None:
+    assert "no such file" in curate(tmp_path / "work", small / "absent", code=2)["error"]
+    (tmp_path / "a_file").write_text("x")
+    said = curate(tmp_path / "a_file" / "work", small, code=2)["error"]
+    assert "a_file" in said and "Traceback" not in said
+
+
+def test_a_new_file_and_a_changed_one(small: Path, tmp_path: Path, generated: Path) -> None:
+    footage, workspace = tmp_path / "footage", tmp_path / "work"
+    footage.mkdir()
+    shutil.copy(small / "still.mp4", footage / "a.mp4")
+    curate(workspace, footage)
+    shutil.copy(small / "pans_small.mp4", footage / "b.mp4")
+    news = curate(workspace, footage)
+    assert news["videos"] == 1
+    shutil.copy(small / "turned.mp4", footage / "a.mp4")
+    assert curate(workspace, footage)["videos"] == 1
+    tables = Tables(recipe(workspace, footage))
+    assert sorted(Path(path).name for path in tables.read("videos")["path"].to_pylist()) == ["a.mp4", "b.mp4"]
+    assert tables.read("videos", ["rotation_deg"])["rotation_deg"].to_pylist()[0] != 0  # the new content of a.mp4
+
+
+def test_forgetting_is_honoured_at_once_and_collected(small: Path, tmp_path: Path) -> None:
+    workspace = tmp_path / "work"
+    curate(workspace, small)
+    tables = Tables(recipe(workspace, small))
+    clip = tables.read("clips").filter(pc.equal(tables.read("clips")["status"], "ok"))["clip_id"][0].as_py()
+    plain = ["--workspace", str(workspace)]
+    for what in (clip, str(small / "still.mp4")):
+        assert subprocess.run([*CURATE, "forget", what, *plain], cwd=small.parent).returncode == 0
+    assert subprocess.run([*CURATE, "forget", "nonsense", *plain], cwd=small.parent, stderr=-1).returncode == 2
+    after = Tables(recipe(workspace, small))
+    assert clip not in after.read("scores.motion")["clip_id"].to_pylist()
+    assert "still.mp4" not in [Path(path).name for path in after.read("videos")["path"].to_pylist()]
+    assert clip not in after.ledger("base")["clip_id"].to_pylist()
+    assert curate(workspace, small)["frames_decoded"] == 0
+    subprocess.run([*CURATE, "gc", "--yes", "--set", "curate.unit_videos=4", *plain], cwd=small.parent, check=True)
+    assert all(clip not in path.read_bytes().decode("latin1") for path in workspace.rglob("proxies-*/*.parquet"))
+    assert curate(workspace, small)["frames_decoded"] == 0
