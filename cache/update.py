@@ -63,6 +63,7 @@ def update(recipe: Recipe, options: Options, say: Say) -> Summary:
     latents, texts = latent_settings(recipe), text_settings(recipe)
     folder = cache_folder(recipe, latents)
     with held(folder), Signals() as signals:
+        _sweep(folder)
         states = {bucket.name: BucketState(folder, bucket.name, say) for bucket in buckets_of(placed)}
         _describe(folder, latents, texts, {})
         if options.retry_failed:
@@ -124,6 +125,13 @@ def estimate(recipe: Recipe, stage: str | None = None) -> dict[str, Any]:
 def buckets_of(placed: dict[str, list[Placed]]) -> list[Bucket]:
     found = {one.bucket for rows in placed.values() for one in rows if one.bucket}
     return sorted(found, key=lambda bucket: bucket.name)
+
+
+def _sweep(folder: str) -> None:
+    """Remove the unfinished files of a writer that was killed: under the lock nobody else writes here."""
+    for entry in storage.find(folder, ".part"):
+        if storage.name(entry.path).startswith("."):
+            storage.remove(entry.path)
 
 
 def _missing(folder: str, placed: dict[str, list[Placed]], bucket: Bucket) -> int:
