@@ -16,6 +16,7 @@ import torch
 
 import compat
 import pipelines
+from recipe_file import suggest
 
 TOWER_VERSION = 1
 FRAMES_AT_ONCE = 32
@@ -106,7 +107,7 @@ def _fetched(settings: pipelines.Embed) -> Path:
     if name not in open_clip.list_models():
         raise pipelines.RecipeError(
             f"embed.model {settings.model}: no such folder, and open_clip knows no model of that name"
-            f"{pipelines._suggest(name, open_clip.list_models())}"
+            f"{suggest(name, open_clip.list_models())}"
         )
     known = hub.get_pretrained_cfg(name, tag)
     if not known:

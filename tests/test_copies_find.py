@@ -98,7 +98,9 @@ def test_images_are_copies_of_images_only(originals: dict[str, Film]) -> None:
 
 
 def test_without_pictures_nothing_wrong_is_found(family: dict[str, Film]) -> None:
-    tables = copy_films.tables({name: family[name] for name in family if name.startswith(("0-left", "0-right", "2-still"))})
+    tables = copy_films.tables(
+        {name: family[name] for name in family if name.startswith(("0-left", "0-right", "2-still"))}
+    )
     made = copies.find_copies(tables["clips"], tables["hashes"], tables["embeddings"], SETTINGS)
     pairs = zip(made["clip_id"].to_pylist(), made["duplicate_of"].to_pylist(), strict=True)
     assert all(clip.split("/")[0] == keeper.split("/")[0] for clip, keeper in pairs if keeper)

@@ -1,0 +1,156 @@
+"""Embeddings: unit length, invariances, likeness, fingerprints; the open_clip tower against open_clip itself."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import pipelines
+from curate import embed
+from curate.descriptor import describe_clip, describe_frame
+from tests import copy_films
+
+
+def test_vectors_have_unit_length_and_clips_keep_their_order() -> None:
+    films = {name: copy_films.film(copy_films.pattern(k), "left") for k, name in enumerate("cab")}
+    proxies = copy_films.tables(films)["proxies"]
+    made = embed.embed(proxies, pipelines.Embed())
+    assert made["clip_id"].to_pylist() == ["c", "a", "b"]
+    vectors = np.array(made["vector"].to_pylist())
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-6)
+    alone = embed.embed(proxies.slice(1, 1), pipelines.Embed())
+    assert alone["vector"][0] == made["vector"][1], "a vector must not depend on other clips"
+
+
+@pytest.mark.parametrize("change", ["reencoded", "half size", "brighter", "darker", "letterboxed", "cropped"])
+def test_copies_are_nearer_than_anything_else(change: str) -> None:
+    pictures = [*copy_films.photographs(), *(copy_films.pattern(seed) for seed in range(6))]
+    plain = np.stack([describe_clip([picture]) for picture in pictures])
+    other = np.stack([describe_clip([copy_films.CHANGES[change](picture)]) for picture in pictures])
+    cosines = other @ plain.T
+    assert np.diag(cosines).min() > 0.9
+    assert (cosines.argmax(1) == np.arange(len(pictures))).all()
+
+
+def test_a_pan_to_the_left_is_not_a_pan_to_the_right() -> None:
+    frames = [rgb for _, rgb in copy_films.film(copy_films.photographs()[0], "left")][::3]
+    there, back = describe_clip(frames), describe_clip(frames[::-1])
+    assert there @ describe_clip([copy_films.jpeg(rgb, 30) for rgb in frames]) > 0.99
+    assert there @ back < 0.95
+
+
+def test_pictures_of_a_kind_are_nearer() -> None:
+    """Likeness without meaning: other crops of one photograph are nearer than the other photograph."""
+    views = [view for picture in copy_films.photographs() for view in (picture[:300, :480], picture[100:, 120:])]
+    looks = np.array([describe_frame(view) for view in views])
+    cosines = looks @ looks.T
+    assert min(cosines[0, 1], cosines[2, 3]) > cosines[:2, 2:].max()
+
+
+def test_flat_and_tiny_frames_have_vectors() -> None:
+    for frame in (np.zeros((2, 2, 3), np.uint8), np.full((1, 1, 3), 255, np.uint8), np.zeros((300, 40, 3), np.uint8)):
+        vector = describe_clip([frame])
+        assert np.isfinite(vector).all() and abs(np.linalg.norm(vector) - 1) < 1e-5
+    with pytest.raises(ValueError, match="at least one proxy"):
+        describe_clip([])
+    with pytest.raises(ValueError, match="RGB uint8"):
+        describe_frame(np.zeros((4, 4), np.uint8))
+
+
+def test_the_golden_vector() -> None:
+    """Remade by printing these numbers; a change of them needs a new DESCRIPTOR_VERSION."""
+    vector = describe_clip([copy_films.pattern(0), copy_films.pattern(1)])
+    assert len(vector) == 662
+    np.testing.assert_allclose(vector[[0, 17, 60, 200, 330, 400, 661]], GOLDEN, atol=2e-4)
+
+
+GOLDEN = [-0.03327, 0.03527, 0.05999, 0.0123, 0.02596, 0.00606, -0.00474]
+
+
+def test_the_fingerprint_covers_the_model_and_not_the_threshold() -> None:
+    plain = embed.embed_settings(pipelines.Embed())
+    assert plain == embed.embed_settings(pipelines.Embed(same=0.5))
+    assert json.loads(json.dumps(plain)) == plain
+    assert {"model", "encode_version", "descriptor_version"} <= set(plain)
+
+
+def test_matrix_sorts_chooses_and_names_what_is_missing() -> None:
+    table = pa.table({"clip_id": ["b", "a", "c"], "vector": [[2.0, 0.0], [1.0, 0.0], [3.0, 0.0]]}, schema=embed.SCHEMA)
+    ids, vectors = embed.matrix(table)
+    assert ids == ["a", "b", "c"] and vectors[:, 0].tolist() == [1.0, 2.0, 3.0]
+    assert embed.matrix(table, ["c", "a"])[1][:, 0].tolist() == [1.0, 3.0]
+    with pytest.raises(ValueError, match="the first is x"):
+        embed.matrix(table, ["x", "a"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"model": "ViT-B-32"}, "give `embed.pretrained`"),
+        ({"model": "ViT-B-33", "pretrained": "openai"}, "knows no model of that name"),
+        ({"model": "ViT-B-32", "pretrained": "opemai"}, "has no such tag"),
+    ],
+)
+def test_a_missing_weight_is_one_clear_line(settings: dict[str, str], said: str) -> None:
+    with pytest.raises(pipelines.RecipeError, match=said) as caught:
+        embed.embed_settings(pipelines.Embed(**settings))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_without_weights_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(pipelines.RecipeError, match=r"must hold open_clip_model\.safetensors"):
+        embed.embed_settings(pipelines.Embed(model=str(tmp_path)))
+
+
+@pytest.fixture(scope="module")
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small open_clip model of random weights, as open_clip itself saves one."""
+    import compat
+
+    compat.mend_torchvision()
+    import open_clip
+    import safetensors.torch
+    import torch
+
+    torch.manual_seed(0)
+    config = {
+        "embed_dim": 32,
+        "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8},
+        "text_cfg": {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1},
+    }
+    model = open_clip.CLIP(**config)
+    folder = tmp_path_factory.mktemp("tiny-clip")
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+    safetensors.torch.save_file(model.state_dict(), str(folder / "open_clip_model.safetensors"))
+    return folder
+
+
+def test_the_tower_is_open_clips_own_averaged_over_frames(tiny_clip: Path) -> None:
+    import open_clip
+    import torch
+    from PIL import Image
+
+    settings = pipelines.Embed(model=str(tiny_clip))
+    proxies = copy_films.tables({"a": copy_films.film(copy_films.pattern(0), "in")})["proxies"]
+    ours = np.array(embed.embed(proxies, settings)["vector"].to_pylist()[0])
+    model, prepare = open_clip.create_model_from_pretrained(f"local-dir:{tiny_clip}")
+    frames = [Image.open(__import__("io").BytesIO(data)) for data in proxies["jpegs"].to_pylist()[0]]
+    with torch.inference_mode():
+        each = torch.stack([model.eval().encode_image(prepare(frame)[None])[0] for frame in frames])
+    mean = torch.nn.functional.normalize(each, dim=1).mean(0).numpy()
+    np.testing.assert_allclose(ours, mean / np.linalg.norm(mean), atol=2e-3)  # JPEG decoders differ by a grey level
+
+
+def test_other_weights_are_another_fingerprint(tiny_clip: Path, tmp_path: Path) -> None:
+    import shutil
+
+    other = tmp_path / "other"
+    shutil.copytree(tiny_clip, other)
+    same = embed.embed_settings(pipelines.Embed(model=str(other)))["weights"]
+    assert same == embed.embed_settings(pipelines.Embed(model=str(tiny_clip)))["weights"]
+    data = bytearray((other / "open_clip_model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (other / "open_clip_model.safetensors").write_bytes(data)
+    assert embed.embed_settings(pipelines.Embed(model=str(other)))["weights"] != same
