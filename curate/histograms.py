@@ -30,7 +30,7 @@ def _drawn(recipe: pipelines.Recipe, found: dict[str, np.ndarray]) -> bytes:
     figure = Figure(figsize=(3 * COLUMNS, 2 * rows), layout="constrained")
     for place, (name, values) in enumerate(found.items()):
         axes = figure.add_subplot(rows, COLUMNS, place + 1)
-        axes.hist(values, bins=30, color="#7a9cc6")
+        axes.hist(values, bins=30 if np.ptp(values) > 1e-6 * np.abs(values).max() else 1, color="#7a9cc6")
         axes.set_title(name, fontsize=9, loc="left")
         axes.tick_params(labelsize=7)
         for limit in sorted(limits(recipe, name)):

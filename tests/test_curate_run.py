@@ -169,7 +169,7 @@ def test_too_much_lost_says_what_failed_first(whole: tuple[Path, dict], small: P
         "curate.max_loss=0.0",
     ]
     done = subprocess.run([*command, "--set", "curate.unit_videos=4"], capture_output=True, text=True, cwd=small.parent)
-    assert done.returncode == 4 and "2 of 10 media files failed" in done.stderr and "empty.mp4" in done.stderr
+    assert done.returncode == 4 and "2 of 11 media files failed" in done.stderr and "empty.mp4" in done.stderr
 
 
 @pytest.mark.parametrize(
