@@ -100,9 +100,8 @@ def _cells(vectors: np.ndarray, seed: int) -> np.ndarray:
 
     count = max(NEIGHBOURS, len(vectors) // CELL_SIZE)
     sample = np.random.default_rng([seed, len(vectors)]).permutation(len(vectors))[: 64 * count]
-    fitted = MiniBatchKMeans(count, random_state=seed, batch_size=4096, n_init=1, max_iter=10).fit(
-        vectors[np.sort(sample)]
-    )
+    model = MiniBatchKMeans(count, random_state=seed, batch_size=4096, n_init=1, max_iter=10)  # pyright: ignore
+    fitted = model.fit(vectors[np.sort(sample)])
     centres = fitted.cluster_centers_.astype(np.float32)
     lengths = (centres**2).sum(1)
     nearest = []

@@ -48,9 +48,8 @@ def _centroids(vectors: np.ndarray, settings: pipelines.Concepts) -> np.ndarray:
     distinct = np.unique(vectors, axis=0)
     if len(distinct) <= settings.clusters:
         return distinct.astype(np.float32)
-    model = MiniBatchKMeans(
-        settings.clusters, random_state=settings.seed, n_init=3, batch_size=4_096, max_iter=100, reassignment_ratio=0.01
-    )
+    settled = {"n_init": 3, "batch_size": 4_096, "max_iter": 100, "reassignment_ratio": 0.01}
+    model = MiniBatchKMeans(settings.clusters, random_state=settings.seed, **settled)
     return model.fit(vectors.astype(np.float32)).cluster_centers_.astype(np.float32)
 
 

@@ -42,23 +42,27 @@ class Tower:
         return torch.nn.functional.normalize(directions.mean(0), dim=0).cpu().numpy()
 
 
-@lru_cache(maxsize=1)
 def load_tower(settings: pipelines.Embed) -> Tower:
-    """Raises RecipeError naming what must be put where."""
+    """Loaded once per process for the same settings. Raises RecipeError naming what must be put where."""
+    return _loaded(settings.model, settings.pretrained)
+
+
+@lru_cache(maxsize=1)
+def _loaded(model: str, pretrained: str | None) -> Tower:
     compat.mend_torchvision()
     import open_clip
 
+    settings = pipelines.Embed(model=model, pretrained=pretrained)
     weights = weights_file(settings)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     folder = os.path.isdir(settings.model)
     name = f"local-dir:{os.path.abspath(settings.model)}" if folder else settings.model
     try:
-        model, prepare = open_clip.create_model_from_pretrained(
-            name, pretrained=None if folder else _tag_or_path(settings, weights), device=device, return_transform=True
-        )
+        tag = None if folder else _tag_or_path(settings, weights)
+        loaded: Any = open_clip.create_model_from_pretrained(name, pretrained=tag, device=device)
     except (RuntimeError, OSError, ValueError, KeyError) as error:
         raise pipelines.RecipeError(f"embed.model {settings.model}: cannot load {weights}: {error}") from None
-    return Tower(model.eval(), prepare, device)
+    return Tower(loaded[0].eval(), loaded[1], device)
 
 
 def weights_file(settings: pipelines.Embed) -> Path:
