@@ -162,16 +162,20 @@ class View(Frozen):
 
 
 class Cache(Frozen):
-    """vae, text: built-in name or path of a diffusers / transformers folder."""
+    """vae, text: built-in name or path of a diffusers / transformers folder. precision: what these compute in; dtype:
+    what is stored. templates: text with `{}` for the caption; text_layer: hidden states of a decoder, from the end."""
 
     vae: StrictStr = "codec"
     text: StrictStr = "bytes"
     text_pooled: StrictStr | None = None
     text_length: Count = 256
+    text_layer: Count = 3
     template: StrictStr | None = None
+    image_template: StrictStr | None = None  # for images; None is `template`
     caption_variants: Count = 4
     logvar: StrictBool = False
     tiling: StrictBool = False
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
     conditions: tuple[Literal["first_frame", "noised_first_frame", "image_tokens"], ...] = ()
     noise_draws: Count = 4
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"

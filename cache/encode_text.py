@@ -7,6 +7,8 @@ as they are for whoever reads them. States that exist under this encoder are cop
 from __future__ import annotations
 
 import hashlib
+import zlib
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +16,7 @@ import pyarrow as pa
 import torch
 
 from cache import index as tables
+from cache.buckets import Bucket
 from cache.fingerprint import CacheError
 from cache.members import pack, unpack
 from cache.shards import Place, complete, scan, set_aside, writing_shard
@@ -22,7 +25,8 @@ from model.text import TextEncoder, TextStates
 from pipelines import fingerprint
 
 EMPTY = ""  # the caption of a clip that has none
-BATCH = 32  # texts given to the encoder at once
+BATCH = 32  # samples, and texts given to the encoder, at once
+RECENT = 1024  # captions whose states are kept in memory: neighbours in a set are often described alike
 
 
 class Stored(NamedTuple):
@@ -31,6 +35,7 @@ class Stored(NamedTuple):
     path: str
     offset: int
     bytes: int
+    crc: int
     slot: int
 
 
@@ -42,11 +47,13 @@ class TextCounts(NamedTuple):
 class TextWriter:
     """Makes text tars of one encoder in one cache. load: gives the encoder when the first caption must be computed."""
 
-    def __init__(self, folder: str, made_by: str, dtype: str, load: Callable[[], TextEncoder],
+    def __init__(self, folder: str, settings: Mapping[str, Any], load: Callable[[], TextEncoder],
                  captions: Mapping[str, Sequence[str]], say: Callable[[str], None]):  # fmt: skip
-        self.folder, self.made_by, self.captions, self.say = folder, made_by, captions, say
-        self._dtype, self._load, self._encoder = getattr(torch, dtype), load, None
+        self.folder, self.made_by, self.captions, self.say = folder, fingerprint(settings), captions, say
+        self._dtype, self._load, self._encoder = getattr(torch, settings["dtype"]), load, None
+        self._own_images = bool(settings["encoder"].get("image_template"))  # an image's states are not a clip's
         self._stored: dict[str, Stored] = {}
+        self._recent: OrderedDict[str, TextStates] = OrderedDict()
         self.counts = TextCounts()
         for bucket in tables.buckets(folder):
             self._remember(bucket, self._index(bucket).to_pylist())
@@ -57,7 +64,7 @@ class TextWriter:
         before = {row["key"]: row for row in old}
         wanted: dict[int, list[dict[str, Any]]] = {}
         for row in latents.to_pylist():
-            wanted.setdefault(row["shard"], []).append(row | {"captions": self._hashes(row, before)})
+            wanted.setdefault(row["shard"], []).append(row | {"captions": self._hashes(bucket, row, before)})
         rows, written = [], 0
         for shard, samples in sorted(wanted.items()):
             made_by = fingerprint([self.made_by, [[one["key"], one["captions"]] for one in samples]])
@@ -75,12 +82,17 @@ class TextWriter:
     def _index(self, bucket: str) -> pa.Table:
         return tables.read_table(tables.text_index_path(self.folder, bucket, self.made_by), tables.TEXT_INDEX)
 
-    def _hashes(self, row: dict[str, Any], before: dict[str, dict[str, Any]]) -> list[str]:
+    def _hashes(self, bucket: str, row: dict[str, Any], before: dict[str, dict[str, Any]]) -> list[str]:
         """Hashes of a sample's captions. A clip that the tables have no longer keeps those it was written with."""
         texts = self.captions.get(row["clip_id"])
-        if texts is None and row["key"] in before:
-            return before[row["key"]]["captions"]
-        return [caption_hash(text) for text in texts or [EMPTY]]
+        held = before[row["key"]]["captions"] if texts is None and row["key"] in before else []
+        if held and all(self._known(one) is not None for one in held):
+            return held
+        return [caption_hash(text, self._image(bucket)) for text in texts or [EMPTY]]
+
+    def _image(self, bucket: str) -> bool:
+        """Whether the bucket's captions go through the template for images."""
+        return self._own_images and Bucket.parse(bucket).frames == 1
 
     def _places(self, bucket: str, tar: str, samples: list[dict[str, Any]],
                 before: dict[str, dict[str, Any]]) -> list[Place] | None:  # fmt: skip
@@ -101,41 +113,55 @@ class TextWriter:
         return found.places
 
     def _write(self, bucket: str, tar: str, samples: list[dict[str, Any]]) -> list[Place]:
-        states = self._states({text for one in samples for text in one["captions"]}, samples)
         with writing_shard(storage.join(self.folder, bucket, tar)) as writer:
-            for one in samples:
-                writer.add(
-                    one["key"], packed([states[text] for text in dict.fromkeys(one["captions"])], one["captions"])
-                )
+            for start in range(0, len(samples), BATCH):
+                batch = samples[start : start + BATCH]
+                states = self._states(batch, self._image(bucket))
+                for one in batch:
+                    slots = [states[text] for text in dict.fromkeys(one["captions"])]
+                    writer.add(one["key"], packed(slots, one["captions"]))
         return writer.places
 
-    def _states(self, hashes: set[str], samples: list[dict[str, Any]]) -> dict[str, TextStates]:
-        """The states of captions by their hashes: read where they exist, else computed, each once."""
-        found = {one: _load(self._stored[one]) for one in sorted(hashes) if one in self._stored}
-        texts = {caption_hash(text): text for one in samples for text in self.captions.get(one["clip_id"]) or [EMPTY]}
-        missing = sorted(hashes - found.keys())
+    def _states(self, samples: list[dict[str, Any]], image: bool) -> dict[str, TextStates]:
+        """The states of the samples' captions by hash: read where they exist, else computed, each once."""
+        texts = {
+            caption_hash(text, image): text for one in samples for text in self.captions.get(one["clip_id"]) or [EMPTY]
+        }
+        wanted = list(dict.fromkeys(text for one in samples for text in one["captions"]))
+        found = {one: states for one in wanted if (states := self._known(one)) is not None}
+        missing = [one for one in wanted if one not in found]
         for start in range(0, len(missing), BATCH):
             batch = missing[start : start + BATCH]
-            made = self._encode([texts[one] for one in batch])
-            found |= dict(zip(batch, made, strict=True))
-        self.counts = TextCounts(self.counts.computed + len(missing), self.counts.copied + len(hashes) - len(missing))
+            found |= dict(zip(batch, self._encode([texts[one] for one in batch], image), strict=True))
+        self._recent.update((one, found[one]) for one in missing)
+        while len(self._recent) > RECENT:
+            self._recent.popitem(last=False)
+        self.counts = TextCounts(self.counts.computed + len(missing), self.counts.copied + len(wanted) - len(missing))
         return found
 
-    def _encode(self, texts: list[str]) -> list[TextStates]:
+    def _known(self, caption: str) -> TextStates | None:
+        """States made a moment ago, or read from a tar if they are there and whole."""
+        if caption in self._recent:
+            self._recent.move_to_end(caption)
+            return self._recent[caption]
+        place = self._stored.get(caption)
+        return None if place is None else _load(place)
+
+    def _encode(self, texts: list[str], image: bool) -> list[TextStates]:
         if self._encoder is None:
             self._encoder = self._load()
-        return [TextStates(*(part.to(self._dtype).cpu() for part in one)) for one in self._encoder.encode(texts)]
+        return [TextStates(*(part.to(self._dtype).cpu() for part in one)) for one in self._encoder.encode(texts, image)]
 
     def _remember(self, bucket: str, rows: Iterable[dict[str, Any]]) -> None:
         for row in rows:
             path = storage.join(self.folder, bucket, row["tar"])
             for slot, one in enumerate(dict.fromkeys(row["captions"])):
-                self._stored.setdefault(one, Stored(path, row["offset"], row["bytes"], slot))
+                self._stored[one] = Stored(path, row["offset"], row["bytes"], row["crc"], slot)
 
 
-def caption_hash(text: str) -> str:
-    """16 hex digits: equal captions are found by them."""
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+def caption_hash(text: str, image: bool = False) -> str:
+    """16 hex digits: equal captions are found by them. image: it goes through a template of its own."""
+    return hashlib.blake2b(text.encode(), digest_size=8, person=b"image" if image else b"").hexdigest()
 
 
 def packed(slots: Sequence[TextStates], captions: Sequence[str]) -> bytes:
@@ -158,6 +184,10 @@ def unpacked(tensors: Mapping[str, torch.Tensor], notes: Mapping[str, str]) -> t
     )
 
 
-def _load(place: Stored) -> TextStates:
-    data = bytearray(storage.read_range(place.path, place.offset, place.bytes))
-    return unpacked(*unpack(memoryview(data), place.path))[place.slot]
+def _load(place: Stored) -> TextStates | None:
+    """None when the bytes are gone or are not those that were written: then they are computed again."""
+    try:
+        data = bytearray(storage.read_range(place.path, place.offset, place.bytes))
+    except OSError:
+        return None
+    return unpacked(*unpack(memoryview(data), place.path))[place.slot] if zlib.crc32(data) == place.crc else None

@@ -27,7 +27,7 @@ def latent_settings(recipe: Recipe) -> dict[str, Any]:
         conditions["noised_first_frame"] = {"draws": chosen.noise_draws, "log_sigma": [-3.0, 0.5]}
     return {
         "encode_version": LATENT_VERSION,
-        "vae": vae_settings(chosen.vae, tiling=chosen.tiling),
+        "vae": vae_settings(chosen.vae, chosen.tiling, chosen.precision),
         "pixels": pixel_settings(),
         "keeps": "mean and logvar" if chosen.logvar else "mean",
         "dtype": chosen.dtype,
@@ -37,11 +37,10 @@ def latent_settings(recipe: Recipe) -> dict[str, Any]:
 
 def text_settings(recipe: Recipe) -> dict[str, Any]:
     """Everything that changes the text states of a given caption. Captions themselves are hashed one by one."""
+    from cache.networks import text_spec
     from model.text import encoder_settings
 
-    chosen = recipe.cache
-    encoder = encoder_settings(chosen.text, chosen.text_pooled, chosen.text_length, chosen.template)
-    return {"encode_version": TEXT_VERSION, "encoder": encoder, "dtype": chosen.dtype}
+    return {"encode_version": TEXT_VERSION, "encoder": encoder_settings(text_spec(recipe)), "dtype": recipe.cache.dtype}
 
 
 def cache_folder(recipe: Recipe, settings: dict[str, Any]) -> str:

@@ -13,8 +13,10 @@ from cache import index as tables
 from cache.buckets import Bucket
 from cache.ledger import Placed
 from cache.pixels import Crop
+from pipelines import Cache
 
 MEMBER_BYTES = 2048  # about what tar headers, padding and JSON add to a sample
+CAPTION_TOKENS = 64  # about how long a caption is
 
 
 class Item(NamedTuple):
@@ -52,10 +54,11 @@ def extended(plan: pa.Table, made: set[int], wanted: Iterable[Placed], per_shard
     return pa.Table.from_pylist(rows, schema=tables.PLAN)
 
 
-def sample_bytes(bucket: Bucket, channels: int, dtype: str, logvar: bool) -> int:
-    """About how much a sample takes of a shard."""
-    numbers = math.prod(bucket.latent_shape(channels)) * (2 if logvar else 1)
-    return numbers * getattr(torch, dtype).itemsize + MEMBER_BYTES
+def sample_bytes(bucket: Bucket, channels: int, text_width: int, chosen: Cache) -> int:
+    """About how much a sample takes of a shard and of the text tar beside it."""
+    numbers = math.prod(bucket.latent_shape(channels)) * (2 if chosen.logvar else 1)
+    numbers += chosen.caption_variants * min(chosen.text_length, CAPTION_TOKENS) * text_width
+    return numbers * getattr(torch, chosen.dtype).itemsize + MEMBER_BYTES
 
 
 def shards(plan: pa.Table, made: set[int], wanted: Iterable[Placed]) -> Iterator[Shard]:

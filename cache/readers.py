@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
@@ -34,7 +34,7 @@ class Request(NamedTuple):
 Result = np.ndarray | str  # uint8 (frames, height, width, 3), or why there is none
 
 
-def read_ahead(requests: Iterable[Request], workers: int, stall_s: float) -> Iterator[Result]:
+def read_ahead(requests: Iterable[Request], workers: int, stall_s: float) -> Generator[Result, None, None]:
     """One result per request, in their order, read by `workers` processes; by none in this process when it is 0."""
     if workers == 0:
         for request in requests:

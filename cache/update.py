@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 
 from cache import index as tables
 from cache.buckets import Bucket, Size
@@ -19,13 +18,12 @@ from cache.encode_text import TextCounts, TextWriter
 from cache.fingerprint import cache_folder, latent_settings, text_settings
 from cache.ledger import Placed, clips_of, feeding_sets, place, view_table
 from cache.lock import held
+from cache.networks import best_device, text_of, vae_of
 from cache.plan import extended, sample_bytes, shards
 from cache.progress import Progress, Signals
 from cache.state import BucketState
 from curate.tables import Tables
 from media import storage
-from model.text import TextEncoder, load_text
-from model.vae import load_vae
 from pipelines import Recipe, RecipeError, fingerprint
 
 Say = Callable[[str], None]
@@ -68,14 +66,14 @@ def update(recipe: Recipe, options: Options, say: Say) -> Summary:
         _describe(folder, latents, texts, {})
         if options.retry_failed:
             say(f"{sum(state.forget_failures() for state in states.values())} failed samples are tried again")
-        jobs = _plan(recipe, placed, states, latents["vae"]["channels"])
+        jobs = _plan(recipe, placed, states, _sizes(recipe, placed, latents, texts))
         _write_ledgers(folder, placed, states, merge=options.stage is not None)
         say(f"{folder}: {sum(job.samples for job in jobs)} samples to encode in {len(jobs)} buckets")
         started = time.monotonic()
         made = _latents(recipe, options, jobs, signals)
         seconds = time.monotonic() - started
         _write_ledgers(folder, placed, states, merge=options.stage is not None)
-        texts_made, written = _texts(recipe, options, folder, fingerprint(texts), states, signals, say)
+        texts_made, written = _texts(recipe, options, folder, texts, states, signals, say)
         counts = {name: len(state.index()) for name, state in states.items()}
         _describe(folder, latents, texts, counts)
         return Summary(folder, ledger_counts(placed), counts, *made, texts_made, written, seconds, signals.got)
@@ -107,12 +105,8 @@ def estimate(recipe: Recipe, stage: str | None = None) -> dict[str, Any]:
     """What a run would do, and how long it takes at the rate of the last one. Nothing is written."""
     placed, latents = ledgers(recipe, stage), latent_settings(recipe)
     folder = cache_folder(recipe, latents)
+    size = _sizes(recipe, placed, latents, text_settings(recipe))
     missing = {bucket.name: _missing(folder, placed, bucket) for bucket in buckets_of(placed)}
-    chosen = recipe.cache
-    size = {
-        bucket.name: sample_bytes(bucket, latents["vae"]["channels"], chosen.dtype, chosen.logvar)
-        for bucket in buckets_of(placed)
-    }
     return {
         "folder": folder,
         "ledger": ledger_counts(placed),
@@ -120,6 +114,13 @@ def estimate(recipe: Recipe, stage: str | None = None) -> dict[str, Any]:
         "frames": sum(count * Bucket.parse(name).frames for name, count in missing.items()),
         "bytes": sum(count * size[name] for name, count in missing.items()),
     }
+
+
+def _sizes(recipe: Recipe, placed: dict[str, list[Placed]], latents: dict[str, Any],
+           texts: dict[str, Any]) -> dict[str, int]:  # fmt: skip
+    """Bucket -> about the bytes of a sample of it."""
+    channels, width = latents["vae"]["channels"], texts["encoder"]["width"]
+    return {bucket.name: sample_bytes(bucket, channels, width, recipe.cache) for bucket in buckets_of(placed)}
 
 
 def buckets_of(placed: dict[str, list[Placed]]) -> list[Bucket]:
@@ -144,13 +145,13 @@ def _in_bucket(placed: dict[str, list[Placed]], bucket: Bucket) -> Iterable[Plac
     return (one for rows in placed.values() for one in rows if one.bucket == bucket)
 
 
-def _plan(recipe: Recipe, placed: dict[str, list[Placed]], states: dict[str, BucketState], channels: int) -> list[Job]:
-    """Write every bucket's plan and give what is not made of it."""
-    jobs, chosen = [], recipe.cache
+def _plan(recipe: Recipe, placed: dict[str, list[Placed]], states: dict[str, BucketState],
+          size: dict[str, int]) -> list[Job]:  # fmt: skip
+    """Write every bucket's plan and give what is not made of it. size: about the bytes of a sample of each bucket."""
+    jobs = []
     for bucket in buckets_of(placed):
         state, wanted = states[bucket.name], list(_in_bucket(placed, bucket))
-        per_shard = max(1, chosen.shard_bytes // sample_bytes(bucket, channels, chosen.dtype, chosen.logvar))
-        plan = extended(state.plan, state.made, wanted, per_shard)
+        plan = extended(state.plan, state.made, wanted, max(1, recipe.cache.shard_bytes // size[bucket.name]))
         if not plan.equals(state.plan):
             state.write_plan(plan)
         jobs.append(Job(state, bucket, tuple(shards(plan, state.made, wanted))))
@@ -164,31 +165,24 @@ def _latents(recipe: Recipe, options: Options, jobs: list[Job], signals: Signals
         job.state.save()  # what a killed run left without an index
     if not total or signals.got:
         return Made()
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    vae = load_vae(recipe.cache.vae, device, recipe.cache.tiling)
+    vae = vae_of(recipe, best_device(options.device))
     progress = Progress("latents", total)
     workers = options.workers if options.workers is not None else os.cpu_count() or 1
     return make_latents(recipe, jobs, vae, workers, lambda bucket, count: progress.add(count, bucket.name),
                         lambda: signals.got is not None)  # fmt: skip
 
 
-def _texts(recipe: Recipe, options: Options, folder: str, made_by: str, states: dict[str, BucketState],
+def _texts(recipe: Recipe, options: Options, folder: str, settings: dict[str, Any], states: dict[str, BucketState],
            signals: Signals, say: Say) -> tuple[TextCounts, int]:  # fmt: skip
     """Bring the text states of these buckets into line. Counts, and tars written."""
     rows = Tables(recipe).read("captions", ["clip_id", "texts"]).to_pylist()
     captions = {row["clip_id"]: row["texts"] for row in rows}
-    writer = TextWriter(folder, made_by, recipe.cache.dtype, lambda: _encoder(recipe, options), captions, say)
+    writer = TextWriter(folder, settings, lambda: text_of(recipe, best_device(options.device)), captions, say)
     written = 0
     for name, state in states.items():
         if not signals.got:
             written += writer.update(name, state.index())
     return writer.counts, written
-
-
-def _encoder(recipe: Recipe, options: Options) -> TextEncoder:
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    chosen = recipe.cache
-    return load_text(chosen.text, chosen.text_pooled, chosen.text_length, chosen.template, device)
 
 
 def _write_ledgers(folder: str, placed: dict[str, list[Placed]], states: dict[str, BucketState], merge: bool) -> None:

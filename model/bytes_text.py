@@ -38,7 +38,7 @@ class BytesText:
     def __init__(self, length: int = 256):
         self.length = length
 
-    def encode(self, texts: list[str]) -> list[TextStates]:
+    def encode(self, texts: list[str], image: bool = False) -> list[TextStates]:
         """states (L, 128), L = words <= length; pooled (128,), both float32 of about unit variance. An empty text has
         one state, that of the empty word, so that attention always has something to look at."""
         return [_encode(text, self.length) for text in texts]

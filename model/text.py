@@ -18,38 +18,56 @@ class TextStates(NamedTuple):
 
 
 class TextEncoder(Protocol):
-    """What the cache asks of an encoder. settings(): everything that changes a byte of what encode returns."""
+    """What the cache asks of an encoder. image: the caption is of an image (its template may be another one);
+    settings(): everything that changes a byte of what encode returns."""
 
     width: int
     pooled_width: int
 
-    def encode(self, texts: list[str]) -> list[TextStates]: ...
+    def encode(self, texts: list[str], image: bool = False) -> list[TextStates]: ...
 
     def settings(self) -> dict[str, Any]: ...
 
 
-def encoder_settings(spec: str, pooled: str | None, length: int, template: str | None) -> dict[str, Any]:
+class TextSpec(NamedTuple):
+    """text: `bytes`, or the path or hub name of a transformers folder; pooled: that of a CLIP text model, or None for
+    the mean of the states; length: valid tokens at most; layer: of a decoder's hidden states, counted from the end (1
+    is the last; HunyuanVideo takes 3); template, image_template: text with `{}` where the caption goes; precision: the
+    dtype the networks compute in."""
+
+    text: str = "bytes"
+    pooled: str | None = None
+    length: int = 256
+    layer: int = 3
+    template: str | None = None
+    image_template: str | None = None
+    precision: str = "float32"
+
+
+def encoder_settings(spec: TextSpec) -> dict[str, Any]:
     """What load_text(...).settings() says, without loading weights. Raises MissingWeights."""
-    if spec == "bytes":
+    if spec.text == "bytes":
         from model import bytes_text
 
-        return bytes_text.settings(length)
+        return bytes_text.settings(spec.length)
     from model import transformers_text
 
-    return transformers_text.settings(spec, pooled, length, template)
+    return transformers_text.settings(spec)
 
 
-def load_text(spec: str, pooled: str | None = None, length: int = 256, template: str | None = None,
-              device: torch.device | str = "cpu", precision: str = "float32") -> TextEncoder:  # fmt: skip
-    """spec: `bytes`, or the path or hub name of a transformers folder; pooled: that of a CLIP text model, or None for
-    the mean of the states; length: valid tokens at most; template: text with `{}` where the caption goes.
+def load_text(text: str = "bytes", pooled: str | None = None, length: int = 256, template: str | None = None,
+              device: torch.device | str = "cpu", precision: str = "float32", layer: int = 3,
+              image_template: str | None = None) -> TextEncoder:  # fmt: skip
+    """The encoder of a TextSpec. Raises MissingWeights."""
+    return load_spec(TextSpec(text, pooled, length, layer, template, image_template, precision), device)
 
-    Raises MissingWeights.
-    """
-    if spec == "bytes":
+
+def load_spec(spec: TextSpec, device: torch.device | str = "cpu") -> TextEncoder:
+    """Raises MissingWeights."""
+    if spec.text == "bytes":
         from model.bytes_text import BytesText
 
-        return BytesText(length)
+        return BytesText(spec.length)
     from model.transformers_text import TransformersText
 
-    return TransformersText(spec, pooled, length, template, device, precision)
+    return TransformersText(spec, device)

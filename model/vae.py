@@ -110,9 +110,9 @@ def _settings(folder: Path, tiling: bool, precision: str) -> dict[str, Any]:
 
 
 def _scaling(config: dict[str, Any]) -> dict[str, Any]:
-    """latent = (raw - shift) * scale, per channel. CogVideoX-1.5 was trained with condition images divided by the factor
+    """latent = (raw - shift) * scale, per channel. CogVideoX-1.5 was trained with condition images divided by the scale
     instead (`invert_scale_latents`): conditions lie in the cache multiplied, like all latents, and this says so."""
-    if "latents_mean" in config:
+    if config.get("latents_mean"):
         return {"shift": list(config["latents_mean"]), "scale": [1.0 / std for std in config["latents_std"]]}
     found = {"shift": [float(config.get("shift_factor") or 0.0)], "scale": [float(config["scaling_factor"])]}
     return found | {"invert_scale_latents": bool(config.get("invert_scale_latents", False))}

@@ -5,7 +5,7 @@ import hashlib
 import torch
 
 from model.bytes_text import POOLED_WIDTH, WIDTH, BytesText, words
-from model.text import encoder_settings, load_text
+from model.text import TextSpec, encoder_settings, load_text
 
 
 def test_shapes_and_scale() -> None:
@@ -53,8 +53,8 @@ def test_any_language_is_read() -> None:
 
 
 def test_settings_are_told_without_loading() -> None:
-    assert load_text("bytes", length=7).settings() == encoder_settings("bytes", None, 7, None)
-    assert encoder_settings("bytes", None, 7, None) != encoder_settings("bytes", None, 8, None)
+    seven, eight = TextSpec("bytes", length=7), TextSpec("bytes", length=8)
+    assert load_text("bytes", length=7).settings() == encoder_settings(seven) != encoder_settings(eight)
 
 
 def test_golden() -> None:

@@ -1,0 +1,32 @@
+"""The networks that a recipe's cache names: what encodes it, and what reads prompts and decodes samples beside it."""
+
+from __future__ import annotations
+
+import torch
+
+from model.text import TextEncoder, TextSpec, load_spec
+from model.vae import Vae, load_vae
+from pipelines import Recipe
+
+
+def best_device(asked: str | None = None) -> torch.device:
+    """The one asked for, else cuda where there is one."""
+    return torch.device(asked or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def vae_of(recipe: Recipe, device: torch.device | str = "cpu") -> Vae:
+    """Raises MissingWeights."""
+    return load_vae(recipe.cache.vae, device, recipe.cache.tiling, recipe.cache.precision)
+
+
+def text_spec(recipe: Recipe) -> TextSpec:
+    chosen = recipe.cache
+    return TextSpec(
+        chosen.text, chosen.text_pooled, chosen.text_length, chosen.text_layer,
+        chosen.template, chosen.image_template, chosen.precision,
+    )  # fmt: skip
+
+
+def text_of(recipe: Recipe, device: torch.device | str = "cpu") -> TextEncoder:
+    """Raises MissingWeights."""
+    return load_spec(text_spec(recipe), device)
