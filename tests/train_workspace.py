@@ -53,13 +53,14 @@ def fill(chosen: Recipe, images: int = 10, videos: int = 6, per_shard: int = 4, 
     for name, view, count, bucket in (
         ("images", "picture", images, Bucket(1, 64, 64)), ("videos", "clip", videos, Bucket(5, 64, 64, 8.0)),
     ):  # fmt: skip
-        clips = [_clip(name, i, bucket.frames, count - val, seed) for i in range(count)]
+        clips = [clip(name, i, bucket.frames, count - val, seed) for i in range(count)]
         _ledger(chosen, name, clips)
         _bucket(chosen, view, bucket, clips, per_shard)
     return chosen
 
 
-def _clip(name: str, i: int, frames: int, train: int, seed: int) -> Clip:
+def clip(name: str, i: int, frames: int, train: int = 0, seed: int = 0) -> Clip:
+    """A coloured shape that moves, number i of a set; clips before `train` are for training."""
     generator = np.random.default_rng([seed, len(name), i])
     colour, shape = list(COLOURS)[i % len(COLOURS)], SHAPES[i // len(COLOURS) % len(SHAPES)]
     y, x = torch.meshgrid(torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 64), indexing="ij")

@@ -64,6 +64,7 @@ def train_stage(recipe: Recipe, name: str, world: World, stop: Stop, options: Op
     """
     stage = stages.stage_of(recipe, name)
     check_world(stage, name, world.size)
+    cache = open_cache(recipe)
     folder = RunFolder(stages.run_folder(recipe, name))
     with ExitStack() as held:
         if world.first:
@@ -72,7 +73,7 @@ def train_stage(recipe: Recipe, name: str, world: World, stop: Stop, options: Op
                 folder.set_aside()
         barrier(world)
         progress = Progress(name, 0, stage.steps, options.as_json, sys.stdout)
-        run = _open(recipe, name, stage, world, folder)
+        run = _open(recipe, name, world, cache, folder)
         start = _go_on(run, progress)
         if start >= stage.steps:
             _tell(world, progress, f"{name}: already at step {start} of {stage.steps}, nothing to do")
@@ -90,8 +91,8 @@ def check_world(stage: Stage, name: str, size: int) -> None:
         raise RecipeError(f"stages.{name}: {error}") from None
 
 
-def _open(recipe: Recipe, name: str, stage: Stage, world: World, folder: RunFolder) -> Run:
-    cache = open_cache(recipe)
+def _open(recipe: Recipe, name: str, world: World, cache: LatentCache, folder: RunFolder) -> Run:
+    stage = recipe.stages[name]
     feeds = stage_pools(cache, stage, stages.cost_of(recipe))
     shares = [feed.share for feed in stage.feeds]
     try:
@@ -145,6 +146,8 @@ def _loop(run: Run, start: int, stop: Stop, options: Options, progress: Progress
     steps = read_ahead(load, mine, start, stage.steps, options.workers, run.cache)
     losses: deque[float] = deque(maxlen=REMEMBERED)
     saved = start if start else None
+    if start == 0:
+        _validate(run, 0, metrics, progress)
     with closing(steps):
         for step in range(start, stage.steps):
             began = time.monotonic()
@@ -203,21 +206,25 @@ def _refuse_explosion(losses: deque[float], loss: float, micro: Sequence[MicroBa
 
 
 def _look(run: Run, step: int, last: bool, metrics: Metrics | None, progress: Progress, samples: StageSamples) -> None:
-    """Validation losses and samples, where the stage asks for them, with the weights and with their average."""
+    """Validation losses and samples, at the steps at which the stage asks for them."""
     stage = run.stage
     if last or step % stage.validate_every == 0:
-        raw = validate(run.weights, run.cache, run.feeds, run.world)
-        with run.weights.averaged():
-            average = validate(run.weights, run.cache, run.feeds, run.world)
-        if metrics and raw:
-            metrics.write(step, {"validation": raw, "validation_average": average})
-            progress.tell(f"{run.name}  {step}/{stage.steps}  validation {raw['loss']:.4f}, average of the weights "
-                          f"{average['loss']:.4f}")  # fmt: skip
+        _validate(run, step, metrics, progress)
     if metrics and stage.sample_every and (last or step % stage.sample_every == 0):
         with run.weights.averaged():
             for path in samples.write(run.weights.model, step, run.folder.local):
                 progress.tell(f"{run.name}  {step}/{stage.steps}  samples: {path}")
     barrier(run.world)
+
+
+def _validate(run: Run, step: int, metrics: Metrics | None, progress: Progress) -> None:
+    raw = validate(run.weights, run.cache, run.feeds, run.world)
+    with run.weights.averaged():
+        average = validate(run.weights, run.cache, run.feeds, run.world)
+    if metrics and raw:
+        metrics.write(step, {"validation": raw, "validation_average": average})
+        progress.tell(f"{run.name}  {step}/{run.stage.steps}  validation {raw['loss']:.4f}, average of the weights "
+                      f"{average['loss']:.4f}")  # fmt: skip
 
 
 def _save(run: Run, step: int) -> None:

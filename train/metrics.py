@@ -18,11 +18,11 @@ RATE_OVER = 20  # steps
 
 
 def cut_back(path: str, step: int) -> None:
-    """Leave in a metrics file only the whole lines up to `step`."""
+    """Leave in a metrics file only the whole lines up to `step`; for a run that starts anew, at 0, none."""
     if not os.path.exists(path):
         return
     with open(path, encoding="utf-8") as file:
-        kept = [line for line in file if line.endswith("\n") and json.loads(line)["step"] <= step]
+        kept = [line for line in file if step and line.endswith("\n") and json.loads(line)["step"] <= step]
     with open(f"{path}.part", "w", encoding="utf-8") as file:
         file.writelines(kept)
         file.flush()
