@@ -38,7 +38,7 @@ class DiT(nn.Module):
                 f"rope_axes must be even and add up to width / heads, got {rope_axes} for {width} / {heads}"
             )
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.patch, self.rope_axes, self.rope_theta = tuple(patch), tuple(rope_axes), rope_theta
+        self.patch, self.rope_axes, self.rope_theta = patch, rope_axes, rope_theta
         self.checkpointing = checkpointing
         mlp_width = int(width * mlp_ratio)
         self.img_in = PatchEmbed(in_channels, width, self.patch)

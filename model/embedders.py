@@ -49,7 +49,7 @@ class TimeEmbed(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, t: Tensor) -> Tensor:
-        return self.mlp(sinusoid(t).to(self.mlp[0].weight.dtype))
+        return self.mlp(sinusoid(t).to(next(self.parameters()).dtype))
 
 
 def sinusoid(t: Tensor) -> Tensor:
