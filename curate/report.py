@@ -163,12 +163,13 @@ def _sheet_cells(found: Findings) -> tuple[list[Any], list[Any]]:
                 reasons.setdefault(clip_id, reason)
     paths = _paths(found.facts)
     kept = [Cell(found.pictures.get(c), (paths[c], ", ".join(names))) for c, names in sorted(keepers.items())]
-    dropped = [Cell(found.pictures.get(c), (paths[c], reason)) for c, reason in reasons.items()]
+    # What was too short to be measured has no picture: the page counts it, the sheet shows what can be seen.
+    dropped = [Cell(found.pictures[c], (paths[c], reason)) for c, reason in reasons.items() if c in found.pictures]
     return kept[: 2 * SHOWN], dropped[: 2 * SHOWN]
 
 
 def _paths(facts: pa.Table) -> dict[str, str]:
-    names = [f"{storage.name(path)} {start:.1f}s" for path, start in
+    names = [f"{storage.name(path)} · {start:.1f} s" for path, start in
              zip(facts["path"].to_pylist(), facts["start_s"].to_pylist(), strict=True)]  # fmt: skip
     return dict(zip(facts["clip_id"].to_pylist(), names, strict=True))
 

@@ -67,7 +67,7 @@ def test_a_dropped_clip_names_a_keeper_that_is_kept(family: dict[str, Film]) -> 
     assert found(shuffled) == duplicates
 
 
-def test_the_best_by_quality_then_pixels_then_id_is_kept(originals: dict[str, Film]) -> None:
+def test_the_best_by_quality_then_pixels_then_sharpness_is_kept(originals: dict[str, Film]) -> None:
     film = originals["0-left"]
     half = copy_films.changed(film, copy_films.CHANGES["half size"])
     tables = copy_films.tables({"a": half, "b": film, "c": film})
@@ -80,6 +80,10 @@ def test_the_best_by_quality_then_pixels_then_id_is_kept(originals: dict[str, Fi
     assert found(tables, scores=bars) == {"a": "c", "b": "c"}
     sharp = pa.table({"clip_id": ["a", "b", "c"], "sharpness": [10.0, 20.0, 30.0]})
     assert found(tables, scores=sharp) == {"a": "c", "b": "c"}
+    logo = pa.table({"clip_id": ["a", "b", "c"], "sharpness": [1.0, 2.0, 3.0], "overlay": [0.0, 0.0, 0.02]})
+    assert found(tables, scores=logo) == {"a": "b", "c": "b"}
+    taken = copy_films.tables({"a": film[:16], "b": film})
+    assert found(taken) == {"a": "b"}, "the longer take is kept"
 
 
 def test_black_clips_are_no_copies_of_each_other() -> None:
