@@ -1,11 +1,12 @@
-"""How well shots are found: precision, recall and F1 per file and pooled, on labelled real footage and on generated footage.
+"""How well shots are found: precision, recall and F1 per file and pooled, on labelled real and on generated footage.
 
     python benchmarks/shots.py                     generated footage (made in a temporary folder)
     python benchmarks/shots.py FOLDER [FOLDER...]  a folder with labels.json (real) or truth.json (generated)
 
-A hard cut is right within one frame of a labelled one, matched one to one in time order. A cut inside a labelled gradual range widened
-by 3 frames is matched to the range. A range is found when a predicted transition overlaps it with IoU >= 0.5.
-Files with no labelled transition are negatives. `--json FILE` writes the figures.
+A hard cut is right within one frame of a labelled one, matched one to one in time order. A cut inside a labelled
+gradual range widened by 3 frames is matched to the range. A range is found when a predicted
+transition overlaps it with IoU >= 0.5. Files with no labelled transition are negatives. `--json FILE` writes the
+figures.
 """
 
 from __future__ import annotations
@@ -85,7 +86,9 @@ def score(found: Sequence[Boundary], truth: Truth) -> Score:
             false += 1
     soft = [(one.last, one.first - 1) for one in found if one.kind in ("fade", "dissolve")]
     hit = sum(any(iou(one, label) >= 0.5 for one in soft) for label in truth.gradual)
-    wrong = sum(not any(one[0] <= label[1] + WIDER and label[0] - WIDER <= one[1] for label in truth.gradual) for one in soft)
+    wrong = sum(
+        not any(one[0] <= label[1] + WIDER and label[0] - WIDER <= one[1] for label in truth.gradual) for one in soft
+    )
     return Score(right, false, len(left), hit, wrong, len(truth.gradual) - hit)
 
 
@@ -112,8 +115,8 @@ def run(folder: Path, detectors: Sequence[str]) -> dict[str, Any]:
         print(f"  {file:44} cuts {one.right}/{len(truth.cuts)} false {one.false}   gradual {one.gradual_right}/"
               f"{len(truth.gradual)} false {one.gradual_false}")  # fmt: skip
     precision, recall, f1 = rates(*total[:3])
-    print(f"{folder}: hard cuts P {precision:.3f} R {recall:.3f} F1 {f1:.3f} ({sum(total[:3:2])} cuts); gradual found "
-          f"{total.gradual_right}/{total.gradual_right + total.gradual_missed}, false {total.gradual_false}")  # fmt: skip
+    print(f"{folder}: hard cuts P {precision:.3f} R {recall:.3f} F1 {f1:.3f} ({sum(total[:3:2])} cuts); gradual "
+          f"{total.gradual_right}/{sum(total[3::2])}, false {total.gradual_false}")  # fmt: skip
     return {"folder": folder.name, "precision": precision, "recall": recall, "f1": f1} | total._asdict()
 
 

@@ -1,7 +1,7 @@
 """Frames of one shot after the other -> rows of `clips`, `proxies`, `hashes` and scores.
 
-A shot longer than `max_s` is cut into equal spans; one that goes on for more than twice that gives up spans of `max_s` while it
-runs, so that memory is bounded. A clip starts at the sharpest frame of its leading window.
+A shot longer than `max_s` is cut into equal spans; one that goes on for more than twice that gives up spans of `max_s`
+while it runs, so that memory is bounded. A clip starts at the sharpest frame of its leading window.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -116,7 +117,7 @@ class ClipMaker:
         starts = [mark.time_s for mark in self._marks]
         inner = parts(starts[0], self._marks[-1].end_s, self._settings.shots.max_s)
         cuts = [0, *(int(np.searchsorted(starts, at - 1e-9)) for at in inner), len(starts)]
-        pieces = [self._marks[a:b] for a, b in zip(cuts, cuts[1:], strict=False) if b > a]
+        pieces = [self._marks[a:b] for a, b in pairwise(cuts) if b > a]
         return [(piece, k == len(pieces) - 1) for k, piece in enumerate(pieces)]
 
     def _give_up_span(self) -> None:
@@ -170,7 +171,8 @@ class ClipMaker:
         return self._identity | {
             "clip_id": clip_id(self._identity["video_id"], marks[0].pts, marks[-1].end_pts),
             "shot": None if self._transition else self._shot, "span": None if self._transition else len(self._spans),
-            "shot_start_s": frame.time_s, "shot_start_tick": frame.pts, "tb_num": base.numerator, "tb_den": base.denominator,
+            "shot_start_s": frame.time_s, "shot_start_tick": frame.pts,
+            "tb_num": base.numerator, "tb_den": base.denominator,
             "start_s": inside[0].time_s, "end_s": inside[-1].end_s, "start_tick": inside[0].pts, "frames": len(inside),
             "start_kind": start.kind, "end_kind": end.kind, "start_confidence": start.confidence,
             "end_confidence": end.confidence, "width": frame.width, "height": frame.height,
@@ -190,7 +192,8 @@ class ClipMaker:
             self._sink("hashes", [{"clip_id": done["clip_id"]} | row])
         for name in self._signals():
             records = [r for r in self._records.get(name, ()) if start_s <= r.since_s and r.time_s < end_s]
-            self._sink(f"scores.{name}", [{"clip_id": done["clip_id"]} | SIGNALS[name].summary(records, clip)])  # type: ignore[misc]
+            scores = SIGNALS[name].summary(records, clip)  # type: ignore[misc]
+            self._sink(f"scores.{name}", [{"clip_id": done["clip_id"]} | scores])
 
     def _signals(self) -> list[str]:
         return [name for name, signal in SIGNALS.items() if signal.summary and f"scores.{name}" in self._want]
@@ -216,10 +219,12 @@ def still_rows(video_id: str, path: str, seen: Seen, records: dict[str, Record |
     clip = Clip(0.0, 0.0, frame.width, frame.height)
     rows: dict[str, dict[str, Any]] = {
         "clips": {
-            "video_id": video_id, "path": path, "media": "image", "shot": 0, "span": 0, "shot_start_s": 0.0, "shot_end_s": 0.0,
-            "shot_start_tick": 0, "shot_end_tick": 0, "tb_num": 1, "tb_den": 1000, "start_s": 0.0, "end_s": 0.0, "start_tick": 0,
-            "frames": 1, "start_kind": "start", "end_kind": "end", "start_confidence": 1.0, "end_confidence": 1.0,
-            "width": frame.width, "height": frame.height, "fps": None, "status": "ok", "reason": None,
+            "video_id": video_id, "path": path, "media": "image", "shot": 0, "span": 0,
+            "shot_start_s": 0.0, "shot_end_s": 0.0, "shot_start_tick": 0, "shot_end_tick": 0,
+            "tb_num": 1, "tb_den": 1000, "start_s": 0.0, "end_s": 0.0,
+            "start_tick": 0, "frames": 1, "start_kind": "start", "end_kind": "end",
+            "start_confidence": 1.0, "end_confidence": 1.0, "width": frame.width, "height": frame.height,
+            "fps": None, "status": "ok", "reason": None,
         },
         "proxies": {"times_s": [0.0], "jpegs": [jpeg(seen.small.rgb(settings.proxies.long_side_px))]},
         "hashes": {"times_s": [0.0], "hashes": [frame_hash(seen.small_luma)]},

@@ -1,7 +1,7 @@
 """Gradual transitions, from small luma pictures.
 
-A fade sinks evenly into a blank picture (black, white) or rises out of one. In a dissolve the frames are mixes, in rising
-shares, of the picture before and the picture after it.
+A fade sinks evenly into a blank picture (black, white) or rises out of one. In a dissolve the frames are mixes, in
+rising shares, of the picture before and the picture after it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ MIN_FRAMES = 4
 MAX_FADE_S = 2.0
 FALL = 0.985  # a fading picture has at most this share of the contrast that it had a frame before
 RISE_NEEDED = 10.0  # contrast at the bright end of a fade
+FADE_ALIKE = 0.8
 MERGE_FRAMES = 4  # a fade out and a fade in with no more blank frames between are one transition
 DISSOLVE_HALVES = (4, 6, 8, 12, 16, 20)  # frames; half the lengths that are tried
 MIN_DIFFERENCE = 15.0  # root mean square grey levels between the two pictures of a dissolve
@@ -41,17 +42,19 @@ def fades(thumbs: np.ndarray, times: np.ndarray) -> list[Gradual]:
     for i in range(1, len(blank)):
         if blank[i] and not blank[i - 1]:
             top, foot = _top(contrast, times, i, -1), _foot(contrast, i, 1)
-            found += _fade(contrast, top + 1, foot, top)
+            found += _fade(thumbs, contrast, top + 1, foot, top)
         if blank[i - 1] and not blank[i]:
             top, foot = _top(contrast, times, i - 1, 1), _foot(contrast, i - 1, -1)
-            found += _fade(contrast, foot, top, top)
+            found += _fade(thumbs, contrast, foot, top, top)
     return _joined(found)
 
 
-def _fade(contrast: np.ndarray, first: int, end: int, top: int) -> list[Gradual]:
+def _fade(thumbs: np.ndarray, contrast: np.ndarray, first: int, end: int, top: int) -> list[Gradual]:
+    """One, if it is long and bright enough and halfway up shows the picture of its top, only paler."""
     if end - first < MIN_FRAMES or contrast[top] < RISE_NEEDED:
         return []
-    return [Gradual(first, end, "fade", 0.9)]
+    alike = 1 - _unlike(thumbs[(first + end) // 2], thumbs[top])
+    return [Gradual(first, end, "fade", 0.95)] if alike >= FADE_ALIKE else []
 
 
 def _top(contrast: np.ndarray, times: np.ndarray, blank: int, step: int) -> int:
@@ -87,21 +90,29 @@ def _joined(found: Sequence[Gradual]) -> list[Gradual]:
 
 
 def dissolves(thumbs: np.ndarray, times: np.ndarray) -> list[Gradual]:
-    """(N, 18, 32) float32 luma, seconds (N,) -> every stretch that mixes its two ends, at every length that fits."""
+    """(N, 18, 32) float32 luma, seconds (N,) -> stretches that mix their two ends, none overlapping.
+
+    Every part of a dissolve is one, too: of those that overlap, the one with the most different ends stays.
+    """
     flat = thumbs.reshape(len(thumbs), -1)
-    found: list[Gradual] = []
+    found: list[tuple[float, Gradual]] = []
     for half in DISSOLVE_HALVES:
         if len(flat) <= 2 * half:
             break
-        for k, residue in _mixes(flat, half):
-            found.append(Gradual(k + 1, k + 2 * half, "dissolve", round(1 - residue, 3)))
-    return found
+        for k, residue, size in _mixes(flat, half):
+            one = Gradual(k + 1, k + 2 * half, "dissolve", round(1 - residue, 3))
+            found.append((size * (1 - 3 * residue), one))
+    kept: list[Gradual] = []
+    for _, one in sorted(found, key=lambda pair: (-pair[0], pair[1])):
+        if not any(one.first <= other.end and other.first <= one.end for other in kept):
+            kept.append(one)
+    return sorted(kept)
 
 
-def _mixes(flat: np.ndarray, half: int) -> list[tuple[int, float]]:
-    """(N, P) -> starts k at which frames within k .. k + 2 half are mixes of those two, and how far they are from it.
+def _mixes(flat: np.ndarray, half: int) -> list[tuple[int, float, float]]:
+    """(N, P) -> (k, residue, difference of the ends) where frames within k .. k + 2 half are mixes of those two.
 
-    The distance is that of the worst of the frames at 1/4, 1/2, 3/4, relative to the difference of the ends.
+    The residue is the distance of the worst of the frames at 1/4, 1/2, 3/4, relative to the difference of the ends.
     """
     length = 2 * half
     before, after = flat[:-length], flat[length:]
@@ -114,7 +125,7 @@ def _mixes(flat: np.ndarray, half: int) -> list[tuple[int, float]]:
     for k in starts:
         residue = max(_distance(flat, int(k), length, share) for share in (0.25, 0.5, 0.75)) / float(size[k])
         if residue < MAX_RESIDUE and _unlike(before[k], after[k]) >= MIN_CHANGE:
-            found.append((int(k), residue))
+            found.append((int(k), residue, float(size[k])))
     return found
 
 

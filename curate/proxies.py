@@ -24,8 +24,8 @@ class Candidate(NamedTuple):
 class Store:
     """Frames of a growing stretch of video, in order: the sharpest of each of at most `capacity` slots of equal length.
 
-    When the slots run out, neighbours are merged and the sharper one stays; so the store is bounded, and depends only on
-    the frames and on where the stretch began.
+    When the slots run out, neighbours are merged and the sharper one stays; so the store is bounded, and depends only
+    on the frames and on where the stretch began.
     """
 
     def __init__(self, start_s: float, slot_s: float, capacity: int):
@@ -56,7 +56,7 @@ class Store:
 
 
 def evenly(candidates: Sequence[Candidate], start_s: float, end_s: float, count: int) -> list[Candidate]:
-    """Up to `count` different candidates nearest to even times in [start_s, end_s), in order, the one at start_s first."""
+    """Up to `count` different candidates nearest to even times in [start_s, end_s), in order."""
     inside = [one for one in candidates if start_s <= one.time_s < end_s]
     times = [one.time_s for one in inside]
     chosen: list[int] = []

@@ -1,7 +1,7 @@
 """One file -> its row in `videos` and the rows of its clips, in one decode pass. Plain Python: no Ray, no processes.
 
-Every frame is shrunk once; detectors, signals and proxies work on the shrunk picture. Frames wait in a bounded queue until it
-is certain which shot they belong to; a shot hands its rows to the sink as soon as it ends.
+Every frame is shrunk once; detectors, signals and proxies work on the shrunk picture. Frames wait in a bounded queue
+until it is certain which shot they belong to; a shot hands its rows to the sink as soon as it ends.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ Sink = Callable[[str, list[dict[str, Any]]], None]
 
 def scan_video(source: Source, settings: Curate, want: frozenset[str], sink: Sink, beat: Callable[[int], None],
                threads: int | None = None) -> dict[str, Any]:  # fmt: skip
-    """Rows of the wanted tables (`clips`, `proxies`, `hashes`, `scores.<signal>`) into the sink; returns the `videos` row.
+    """Rows of the wanted tables (`clips`, `proxies`, `hashes`, `scores.<signal>`) go to the sink; returns the video's.
 
-    Does not raise for what is in the file: a bad one has a status and a reason. threads of the decoder: as many as OpenCV
-    may use when not given.
+    Does not raise for what is in the file: a bad one has a status and a reason. threads of the decoder: as many as
+    OpenCV may use when not given.
     """
     kind, reason = classify(source.path)
     if kind == "unsupported" or reason:

@@ -1,7 +1,7 @@
 """Where shots begin and end: PySceneDetect's detectors propose, the pictures around a proposal decide.
 
-A hard cut is a jump that stands out from its neighbours, leads to another picture, and does not come back at once (that is
-a flash). A fade is a picture that sinks evenly into a blank one or rises out of one. Every decision looks at the
+A hard cut is a jump that stands out from its neighbours, leads to another picture, and does not come back at once (that
+is a flash). A fade is a picture that sinks evenly into a blank one or rises out of one. Every decision looks at the
 frames within `HORIZON_S` of it and at nothing else, so a video scanned in overlapping pieces gives the same shots.
 """
 
@@ -26,8 +26,9 @@ HORIZON_S = 2.5
 MAX_HORIZON = 240  # frames
 STRIDE_S = 0.5  # new frames are judged in batches of this length
 
-# Found on the labelled footage: true cuts have a content score of 23-81 at 2.3 or more times their neighbours' mean and 1 - correlation
-# of 0.32 or more (or a blank side); the nearest others 27.2 at 1.4 times, 31.3 at 4.7 times with 0.04 (start of a fade).
+# Found on the labelled footage: true cuts have a content score of 23-81 at 2.3 or more times their neighbours' mean and
+# 1 - correlation of 0.32 or more (or a blank side); the nearest others have 27.2 at 1.4 times, and 31.3 at 4.7 times
+# with 0.04 (the start of a fade).
 CONTENT, ADAPTIVE_RATIO, ADAPTIVE_FLOOR, HASH = 27.0, 2.0, 15.0, 0.35
 MIN_RATIO = 2.0
 MIN_CHANGE = 0.2
@@ -203,7 +204,7 @@ def boundaries(looks: Sequence[Look]) -> list[Boundary]:
 def _clear(found: Iterable[Gradual], cuts: Sequence[int]) -> list[Gradual]:
     """Of overlapping transitions the surest stays; one with a hard cut well inside it is none."""
     kept: list[Gradual] = []
-    for one in sorted(found, key=lambda g: (-g.confidence, g.first)):
+    for one in sorted(found, key=lambda g: (g.kind != "fade", -g.confidence, g.first)):
         inside = any(one.first + 2 <= i <= one.end - 2 for i in cuts) and one.kind == "dissolve"
         if not inside and not any(one.first <= other.end and other.first <= one.end for other in kept):
             kept.append(one)
@@ -218,7 +219,7 @@ def _is_cut(looks: Sequence[Look], i: int) -> bool:
 
 
 def _neighbours(looks: Sequence[Look], i: int) -> list[float]:
-    """Content scores of the two nearest moving frames on each side (films at half the frame rate repeat every frame)."""
+    """Content scores of the two nearest moving frames on each side: some films show every frame twice."""
     before = [look.content for look in reversed(looks[max(0, i - 5) : i]) if look.content > STILL][:2]
     after = [look.content for look in looks[i + 1 : i + 6] if look.content > STILL][:2]
     return before + after

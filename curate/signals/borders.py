@@ -1,12 +1,14 @@
 """Borders: uniform bars along the edges that stay for the whole clip (letterbox, pillars, padding of any colour).
 
-A line of px is border when it hardly varies along itself and hardly differs from the outermost line, in every frame that was
-looked at (two a second); so a dark scene has none as long as something lights up. Measured at full size, exact to 2 px.
+A line of px is border when it hardly varies along itself and hardly differs from the outermost line, in every frame
+that was looked at (two a second); so a dark scene has none as long as something lights up. Measured at
+full size, exact to 2 px.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -17,10 +19,17 @@ from curate.signals.kinds import Clip, EverySeconds, Record, Scores, Seen, Signa
 STEP_S = 0.5
 FLAT = 4.0  # standard deviation along a border line, in grey levels: coding noise of a flat area
 ALIKE = 5.0  # difference of a border line's mean to the outermost line's
-STEP = 12.0  # grey levels by which the picture differs from its border ...
-STEP_SHARE = 0.25  # ... in this share of the third line behind it; a vignette or a clear sky has no such edge
+STEP = 6.0  # grey levels by which the picture differs from the last line of its border ...
+STEP_SHARE = 0.3  # ... in this share of the third line behind it; a vignette or a clear sky has no such edge
 MAX_SIDE = 0.45  # of the side; a frame that is flat beyond that has no picture to find borders by
 COLUMNS = {"borders": pa.float64()} | dict.fromkeys(("crop_left", "crop_top", "crop_right", "crop_bottom"), pa.int32())
+
+
+class Bar(NamedTuple):
+    """Along one side: lines of border, and whether an edge stands behind them."""
+
+    lines: int
+    edge: bool
 
 
 class Watch:
@@ -31,40 +40,56 @@ class Watch:
         if not self._due.due(seen.time_s):
             return None
         luma = seen.frame.luma()
-        sides = bars(luma)
+        sides = sides_of(luma)
         if sides is None:
             return None
         scale = (seen.frame.width / luma.shape[1], seen.frame.height / luma.shape[0])
-        return Record(seen.time_s, seen.time_s, tuple(round(px * scale[k % 2]) for k, px in enumerate(sides)))
+        found = [Bar(round(bar.lines * scale[k % 2]), bar.edge) for k, bar in enumerate(sides)]
+        return Record(seen.time_s, seen.time_s, found)
 
 
 def summary(records: Sequence[Record], clip: Clip) -> Scores:
     """Crop in px of the upright picture, the smallest bar of all frames; borders: share of the area it covers."""
     if not records:
         return dict.fromkeys(COLUMNS, None)
-    left, top, right, bottom = (min(record.values[side] for record in records) for side in range(4))
+    left, top, right, bottom = (_lasting([record.values[side] for record in records]) for side in range(4))
     inner = max(0, clip.width - left - right) * max(0, clip.height - top - bottom)
     crop = {"crop_left": left, "crop_top": top, "crop_right": right, "crop_bottom": bottom}
     return {"borders": 1 - inner / (clip.width * clip.height)} | crop
 
 
+def _lasting(bars_in_time: Sequence[Bar]) -> int:
+    """The lines that are border in every frame, if in one of them at least an edge stands right behind."""
+    lines = min(bar.lines for bar in bars_in_time)
+    return lines if any(bar.edge and bar.lines - lines <= 2 for bar in bars_in_time) else 0
+
+
 def bars(luma: np.ndarray) -> tuple[int, int, int, int] | None:
-    """uint8 (h, w) -> px of border (left, top, right, bottom); None for a picture that is flat all over."""
-    top, bottom = _bar(luma), _bar(luma[::-1])
-    inner = luma[top or 0 : luma.shape[0] - (bottom or 0)]
-    if top is None or bottom is None or not inner.size:
+    """uint8 (h, w) -> px of border with an edge (left, top, right, bottom); None for an all flat picture."""
+    sides = sides_of(luma)
+    if sides is None:
         return None
+    left, top, right, bottom = (bar.lines if bar.edge else 0 for bar in sides)
+    return left, top, right, bottom
+
+
+def sides_of(luma: np.ndarray) -> tuple[Bar, Bar, Bar, Bar] | None:
+    """uint8 (h, w) -> bars at left, top, right, bottom; None for a picture that is flat all over."""
+    top, bottom = _bar(luma), _bar(luma[::-1])
+    if top is None or bottom is None:
+        return None
+    inner = luma[top.lines : luma.shape[0] - bottom.lines]
     left, right = _bar(inner.T), _bar(inner.T[::-1])
     if left is None or right is None:
         return None
     return left, top, right, bottom
 
 
-def _bar(lines: np.ndarray) -> int | None:
+def _bar(lines: np.ndarray) -> Bar | None:
     """Leading rows of (n, m) that are border; None when there is no end to them within MAX_SIDE."""
     limit = max(1, int(len(lines) * MAX_SIDE))
     if lines[0].std() > FLAT:
-        return 0
+        return Bar(0, False)
     reach = np.ascontiguousarray(lines[: limit + 1])
     means = cv2.reduce(reach, 1, cv2.REDUCE_AVG, dtype=cv2.CV_32F).ravel()
     squares = cv2.reduce(reach.astype(np.float32) ** 2, 1, cv2.REDUCE_AVG, dtype=cv2.CV_32F).ravel()
@@ -73,8 +98,10 @@ def _bar(lines: np.ndarray) -> int | None:
     if border.all():
         return None
     count = int(np.argmin(border))
-    behind = reach[min(count + 2, limit)].astype(np.float32)
-    return count if (np.abs(behind - means[0]) > STEP).mean() >= STEP_SHARE else 0
+    if not count:
+        return Bar(0, False)
+    step = cv2.absdiff(reach[min(count + 2, limit)], reach[max(0, count - 2)])
+    return Bar(count, bool((step > STEP).mean() >= STEP_SHARE))
 
 
 SIGNAL = Signal(COLUMNS, 1, "pass", Watch, summary)

@@ -51,7 +51,7 @@ def light(luma: np.ndarray) -> dict[str, float]:
 
 
 def colourfulness(rgb: np.ndarray) -> float:
-    """uint8 (h, w, 3) -> 0 grey .. > 60 vivid (Hasler and Suesstrunk, Measuring colourfulness in natural images, 2003)."""
+    """uint8 (h, w, 3) -> 0 grey .. > 60 vivid (Hasler and Suesstrunk, Measuring colourfulness, 2003)."""
     red, green, blue = (rgb[..., k].astype(np.float32) for k in range(3))
     across, along = red - green, (red + green) / 2 - blue
     spread = np.hypot(across.std(), along.std())
@@ -68,7 +68,7 @@ def middle(luma: np.ndarray) -> np.ndarray:
 def noise(luma: np.ndarray) -> float | None:
     """uint8 (h, w) -> standard deviation of noise in grey levels, from the flattest quarter of 16 x 16 tiles.
 
-    The kernel is Immerkaer's (Fast noise variance estimation, 1996): it is blind to planes and edges up to second order.
+    The kernel is Immerkaer's (Fast noise variance estimation, 1996): blind to planes and to edges of second order.
     """
     if min(luma.shape) < 16:
         return None

@@ -1,0 +1,129 @@
+"""Shots: labelled real footage, generated footage, and what cutting up and trimming must keep."""
+
+from __future__ import annotations
+
+import runpy
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from curate.gradual import dissolves, fades
+from curate.sharpest import laplacian_variance, sharpest
+from curate.shots import ShotFinder, change
+from curate.spans import Edge, parts, usable, window
+from pipelines import Shots
+
+ROOT = Path(__file__).resolve().parents[1]
+SHOTS = runpy.run_path(str(ROOT / "benchmarks" / "shots.py"), run_name="benchmarks.shots")
+
+
+def pooled(folder: Path, most_bytes: int = 3_000_000) -> tuple[float, int]:
+    total = SHOTS["Score"]()
+    for file, truth in SHOTS["truths"](folder).items():
+        if (folder / file).stat().st_size > most_bytes:
+            continue
+        total = total.plus(SHOTS["score"](SHOTS["detect"](folder / file), truth))
+    return SHOTS["rates"](*total[:3])[2], total.gradual_false
+
+
+def test_hard_cuts_of_generated_footage(generated: Path) -> None:
+    f1, false = pooled(generated)
+    assert f1 >= 0.98 and false == 0
+
+
+def test_hard_cuts_of_labelled_footage(footage: Path) -> None:
+    f1, false = pooled(footage, 700_000)
+    assert f1 >= 0.95 and false == 0
+
+
+@pytest.mark.slow
+def test_hard_cuts_of_all_labelled_footage(footage: Path) -> None:
+    f1, false = pooled(footage)
+    assert f1 >= 0.95 and false == 0
+
+
+def test_scores_are_those_of_the_library(generated: Path) -> None:
+    """Our one score, shared by its detectors, is PySceneDetect's own."""
+    from scenedetect import FrameTimecode
+    from scenedetect.detectors import ContentDetector
+
+    from media.decode import Video
+
+    theirs, seen = ContentDetector(), 0
+    with Video(str(generated / "pans.mp4")) as video:
+        finder = ShotFinder(("content",), Fraction(video.time_base))
+        for frame in video:
+            bgr = frame.bgr(256)
+            ours = finder.push(frame, bgr)
+            assert abs(ours - theirs._calculate_frame_score(FrameTimecode(frame.index, 24.0), bgr)) < 1e-6
+            seen += 1
+    assert seen > 100
+
+
+def _scene(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(0, 255, (18, 32)).astype(np.float32)
+
+
+@pytest.mark.parametrize("length", [9, 13, 25, 33])
+def test_dissolve_is_found_where_it_is(length: int) -> None:
+    a, b = _scene(0), _scene(1)
+    shares = np.concatenate([np.zeros(40), np.arange(1, length) / length, np.ones(40)])
+    thumbs = np.stack([(1 - s) * a + s * b for s in shares]).astype(np.float32)
+    best = max(dissolves(thumbs, np.arange(len(thumbs)) / 25), key=lambda one: one.confidence)
+    truth = (40, 40 + length - 2)
+    assert SHOTS["iou"]((best.first, best.end - 1), truth) >= 0.5
+
+
+def test_fade_out_and_in_is_one_transition() -> None:
+    a, b = _scene(2), _scene(3)
+    light = np.concatenate(
+        [np.ones(30), np.linspace(1, 0, 13)[1:], np.zeros(2), np.linspace(0, 1, 13)[1:], np.ones(30)]
+    )
+    thumbs = np.stack([s * (a if k < 43 else b) for k, s in enumerate(light)]).astype(np.float32)
+    (found,) = fades(thumbs, np.arange(len(thumbs)) / 25)
+    assert SHOTS["iou"]((found.first, found.end - 1), (30, 54)) > 0.85
+
+
+def test_change_ignores_brightness_and_bars() -> None:
+    a, b = _scene(4), _scene(5)
+    assert change(a, 0.5 * a + 20) < 1e-5 and change(a, b) > 0.7
+    a[:6], b[:6], a[-6:], b[-6:] = 0, 0, 0, 0
+    assert change(a, b) > 0.7
+
+
+def test_parts_are_equal_and_no_longer_than_the_limit() -> None:
+    for length in (0.5, 19.99, 20.0, 20.01, 61.0, 400.0):
+        cuts = [3.0, *parts(3.0, 3.0 + length, 20.0), 3.0 + length]
+        steps = np.diff(cuts)
+        assert steps.max() <= 20.0 + 1e-4 and np.ptp(steps) < 1e-9
+    assert parts(0.0, 20.0, 20.0) == []
+
+
+def test_trimming_is_at_cuts_only() -> None:
+    rules, cut, start = Shots(trim_s=0.1), Edge("cut", 1.0), Edge("start", 1.0)
+    assert usable(1.0, 3.0, start, cut, rules) == (1.0, 2.9)
+    assert usable(1.0, 3.0, cut, Edge("end", 1.0), rules) == (1.1, 3.0)
+    assert usable(1.0, 3.0, Edge("span", 1.0), Edge("span", 1.0), rules) == (1.0, 3.0)
+    assert window(1.0, 3.0, 1.0, 0.8) == 1.0 and window(1.0, 2.0, 1.0, 0.8) == pytest.approx(0.2)
+
+
+def test_sharpest_frame_is_the_sharpest_of_its_window() -> None:
+    times, scores = [0.0, 0.5, 0.9, 1.0, 2.0], [1.0, 3.0, 2.0, 9.0, 10.0]
+    assert sharpest(times, scores, 0.0, 1.0) == 1
+    assert sharpest(times, scores, 0.6, 0.0) == 2
+    with pytest.raises(ValueError, match="no frame"):
+        sharpest(times, scores, 3.0, 1.0)
+
+
+def test_laplacian_falls_with_blur_and_ignores_offset() -> None:
+    import cv2
+
+    picture = np.random.default_rng(0).integers(0, 200, (90, 120), np.uint8)
+    values = [laplacian_variance(cv2.GaussianBlur(picture, (0, 0), s)) for s in (0.5, 1.0, 2.0, 4.0)]
+    assert values == sorted(values, reverse=True)
+    assert laplacian_variance(picture + 50) == laplacian_variance(picture)
+    wide = np.pad(picture.astype(np.float64), 1, mode="reflect")
+    by_hand = wide[:-2, 1:-1] + wide[2:, 1:-1] + wide[1:-1, :-2] + wide[1:-1, 2:] - 4 * wide[1:-1, 1:-1]
+    assert np.isclose(laplacian_variance(picture), by_hand.var(), rtol=1e-6)

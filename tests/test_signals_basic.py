@@ -1,0 +1,125 @@
+"""Sharpness, exposure, borders, motion: closed forms, invariances, and generated footage with known truth."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from test_scan_videos import scan
+
+from curate.signals import borders, exposure, motion
+from curate.signals.kinds import Clip, Record
+from pipelines import SCORES
+
+RNG = np.random.default_rng(0)
+
+
+def texture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    noise = np.random.default_rng(seed).normal(128, 60, (height, width))
+    return np.clip(cv2.GaussianBlur(noise, (0, 0), 2) * 3 - 256, 0, 255).astype(np.uint8)
+
+
+def test_columns_are_the_scores_that_sets_may_bound() -> None:
+    crops = {"crop_left", "crop_top", "crop_right", "crop_bottom"}
+    for signal in (exposure.SIGNAL, borders.SIGNAL, motion.SIGNAL):
+        assert set(signal.columns) - crops <= set(SCORES)
+
+
+def test_light_has_closed_forms() -> None:
+    half = np.zeros((40, 40), np.uint8)
+    half[:, :20] = 255
+    assert exposure.light(half) == pytest.approx(
+        {"brightness": 0.5, "contrast": 0.5, "overexposed": 0.5, "underexposed": 0.5}
+    )
+
+
+def test_colourfulness_of_grey_is_nought_and_vivid_is_high() -> None:
+    grey = np.repeat(RNG.integers(0, 255, (50, 50, 1), np.uint8), 3, axis=2)
+    vivid = RNG.integers(0, 2, (50, 50, 3)).astype(np.uint8) * 255
+    assert exposure.colourfulness(grey) == 0 and exposure.colourfulness(vivid) > 60
+
+
+@pytest.mark.parametrize("sigma", [2.0, 5.0, 10.0])
+def test_noise_is_measured_on_a_smooth_picture(sigma: float) -> None:
+    ramp = np.add.outer(np.linspace(40, 120, 256), np.linspace(0, 80, 256))
+    noisy = np.clip(ramp + np.random.default_rng(1).normal(0, sigma, ramp.shape), 0, 255).astype(np.uint8)
+    measured = exposure.noise(noisy)
+    assert measured is not None and 0.75 * sigma < measured < 1.15 * sigma
+
+
+def test_blockiness_rises_with_compression() -> None:
+    picture = texture(256, 256)
+    values = []
+    for quality in (95, 40, 20, 8, 3):
+        _, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        values.append(exposure.blockiness(cv2.imdecode(data, 0)))
+    assert values == sorted(values) and values[-1] > 0.3
+
+
+@pytest.mark.parametrize("sides", [(0, 0, 0, 0), (20, 0, 20, 0), (0, 31, 0, 17), (5, 7, 9, 11)])
+@pytest.mark.parametrize("level", [0, 16, 128, 255])
+def test_borders_are_exact(sides: tuple[int, int, int, int], level: int) -> None:
+    left, top, right, bottom = sides
+    picture = np.full((180, 320), level, np.uint8)
+    inner = texture(180 - top - bottom, 320 - left - right, seed=level)
+    picture[top : 180 - bottom, left : 320 - right] = inner
+    found = borders.bars(picture)
+    assert found is not None and np.abs(np.subtract(found, sides)).max() <= 1
+
+
+def test_flat_pictures_have_unknown_borders_and_vignettes_none() -> None:
+    assert borders.bars(np.zeros((90, 160), np.uint8)) is None
+    y, x = np.mgrid[-1:1:180j, -1:1:320j]
+    vignette = np.clip(200 * np.exp(-1.5 * (x**2 + y**2)), 0, 255).astype(np.uint8)
+    assert borders.bars(vignette) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("shift", [(3.0, 0.0), (0.0, -5.0), (-8.0, 4.0), (0.0, 0.0)])
+def test_motion_of_a_shifted_picture(shift: tuple[float, float]) -> None:
+    before = texture(144, 256)
+    matrix = np.array([[1, 0, shift[0]], [0, 1, shift[1]]], np.float64)
+    after = cv2.warpAffine(before, matrix, (256, 144), borderMode=cv2.BORDER_REFLECT)
+    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST).calc(before, after, None)  # type: ignore
+    pair = motion.measure(motion.explained(before, after, flow), 0.1)
+    assert pair.speed * 256 * 0.1 == pytest.approx(float(np.hypot(*shift)), rel=0.08, abs=0.05)
+    assert pair.dx * 256 * 0.1 == pytest.approx(shift[0], rel=0.08, abs=0.3)
+
+
+def test_jitter_of_steady_and_reversing_motion() -> None:
+    steady = [motion.Pair(0.1, 1.0, 0.1, 0.0)] * 5
+    shaking = [motion.Pair(0.1, 1.0, 0.1 * (-1) ** k, 0.0) for k in range(5)]
+    assert motion.jitter(steady) == 0 and motion.jitter(shaking) == pytest.approx(1.0)
+    assert motion.jitter(steady[:1]) is None
+
+
+def test_an_image_has_no_motion() -> None:
+    assert set(motion.summary([], Clip(0.0, 0.0, 10, 10)).values()) == {None}
+    assert borders.summary([], Clip(0.0, 0.0, 10, 10))["borders"] is None
+    bar = borders.Bar(0, False)
+    assert borders.summary([Record(0.0, 0.0, [bar] * 4)], Clip(0.0, 0.0, 10, 10))["borders"] == 0
+
+
+def test_camera_speed_is_that_of_the_truth(generated: Path) -> None:
+    truth = json.loads((generated / "truth.json").read_text())["files"]
+    for name in ("pans.mp4", "tilts.mp4", "temple.mp4"):
+        rows = scan(generated / name, want=frozenset({"clips", "scores.motion"}))
+        scores = {row["clip_id"]: row for row in rows["scores.motion"]}
+        for row, shot in zip(rows["clips"], truth[name]["shots"], strict=True):
+            measured = scores[row["clip_id"]]
+            assert measured["motion_px_s"] == pytest.approx(shot["motion_px_s"], rel=0.15), (name, row["shot"])
+            assert measured["motion"] == pytest.approx(100 * measured["motion_px_s"] / row["width"])
+
+
+def test_static_blurred_and_bordered_clips_stand_out(generated: Path) -> None:
+    truth = json.loads((generated / "truth.json").read_text())["files"]
+    still = scan(generated / "still.mp4", want=frozenset({"clips", "scores.motion"}))
+    assert all(row["motion"] < 0.1 and row["still_frames"] > 0.9 for row in still["scores.motion"])
+    blurred = scan(generated / "half_blurred.mp4", want=frozenset({"clips", "scores.sharpness"}))["scores.sharpness"]
+    assert 5 * blurred[0]["sharpness"] < blurred[1]["sharpness"]
+    for name in ("letterbox.mp4", "pillarbox.mp4"):
+        for row in scan(generated / name, want=frozenset({"clips", "scores.borders"}))["scores.borders"]:
+            for side, px in truth[name]["borders"].items():
+                assert abs(row[f"crop_{side}"] - px) <= 2, (name, side)
