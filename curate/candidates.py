@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ BANDS = 3  # 64 bits in bands of 22, 21, 21 bits: frames that differ in up to 5 
 MOST_PER_BUCKET = 32  # of clips that share a band, only so many of the best are offered to all others
 EXACT_BELOW = 8_192  # vectors; fewer are compared all with all, in blocks
 BLOCK = 2_048  # rows of one block of cosines: at most 2048 x 8192 float32 = 64 MB
-CELL_SIZE = 400  # vectors that a k-means cell holds on average
+MOST_WAITING = 4_000_000  # found cosines held before they are thinned out: about 80 MB
 NEIGHBOURS = 4  # cells in which a vector is looked for: its own and the next nearest
 
 
@@ -46,36 +47,56 @@ def by_cosine(vectors: np.ndarray, least: float, most: int = 16, seed: int = 0) 
     count = len(vectors)
     if count < 2:
         return np.zeros((0, 2), np.int64)
-    nearest = Nearest(count, most)
+    nearest = Nearest(most)
     for queries, members in _blocks(vectors, seed):
         nearest.offer(queries, members, vectors[queries] @ vectors[members].T, least)
     return nearest.pairs()
 
 
 class Nearest:
-    """The `most` best partners of each row, kept while blocks of similarities stream by."""
+    """The `most` best partners of each row, kept while blocks of cosines stream by."""
 
-    def __init__(self, count: int, most: int) -> None:
-        self.rows = np.full((count, most), -1, np.int64)
-        self.values = np.full((count, most), -np.inf, np.float32)
+    def __init__(self, most: int) -> None:
+        self.most, self.waiting = most, 0
+        self.rows: list[np.ndarray] = []  # with partners and values: arrays that `_settle` joins
+        self.partners: list[np.ndarray] = []
+        self.values: list[np.ndarray] = []
 
     def offer(self, queries: np.ndarray, members: np.ndarray, cosines: np.ndarray, least: float) -> None:
         """Rows (Q,), (M,), cosines float32 (Q, M). The same member may be offered to a row once only."""
-        cosines = np.where((cosines >= least) & (queries[:, None] != members[None, :]), cosines, -np.inf)
-        busy = np.flatnonzero(np.isfinite(cosines).any(1))
-        if not len(busy):
-            return
-        kept = min(self.rows.shape[1], len(members))
-        top = np.argpartition(-cosines[busy], kept - 1, axis=1)[:, :kept]
-        values = np.concatenate([self.values[queries[busy]], np.take_along_axis(cosines[busy], top, 1)], axis=1)
-        rows = np.concatenate([self.rows[queries[busy]], members[top]], axis=1)
-        best = np.lexsort((rows, -values), axis=1)[:, : self.rows.shape[1]]
-        self.values[queries[busy]] = np.take_along_axis(values, best, 1)
-        self.rows[queries[busy]] = np.take_along_axis(rows, best, 1)
+        above = cosines >= least
+        count = above.sum(1)
+        crowded = np.flatnonzero(count > self.most + 1)  # one more: a row may meet itself
+        if len(crowded):
+            few = np.argpartition(-cosines[crowded], self.most, axis=1)[:, : self.most + 1]
+            above[crowded] = False
+            above[crowded[:, None], few] = True
+        row, place = np.nonzero(above)
+        other = queries[row] != members[place]
+        row, place = row[other], place[other]
+        self.rows.append(queries[row])
+        self.partners.append(members[place])
+        self.values.append(cosines[row, place])
+        self.waiting += len(row)
+        if self.waiting > MOST_WAITING:
+            self._settle()
 
     def pairs(self) -> np.ndarray:
-        first, place = np.nonzero(np.isfinite(self.values))
-        return _unique(np.stack([first, self.rows[first, place]], axis=1))
+        if not self.rows:
+            return np.zeros((0, 2), np.int64)
+        self._settle()
+        return _unique(np.stack([self.rows[0], self.partners[0]], axis=1))
+
+    def _settle(self) -> None:
+        """Join what came since, and keep the best of each row; ties by the partner's number."""
+        row, partner, value = (np.concatenate(one) for one in (self.rows, self.partners, self.values))
+        order = np.lexsort((partner, -value, row))
+        row, partner, value = row[order], partner[order], value[order]
+        starts = np.flatnonzero(np.r_[True, row[1:] != row[:-1]])
+        place = np.arange(len(row)) - np.repeat(starts, np.diff(np.r_[starts, len(row)]))
+        kept = place < self.most
+        self.rows, self.partners, self.values = [row[kept]], [partner[kept]], [value[kept]]
+        self.waiting = 0
 
 
 def _blocks(vectors: np.ndarray, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -98,10 +119,12 @@ def _cells(vectors: np.ndarray, seed: int) -> np.ndarray:
     """float32 (N, D) -> the NEIGHBOURS nearest of the cells, nearest first, int64 (N, NEIGHBOURS)."""
     from sklearn.cluster import MiniBatchKMeans
 
-    count = max(NEIGHBOURS, len(vectors) // CELL_SIZE)
+    # A vector meets all centres, and N / cells vectors in each of NEIGHBOURS cells: least work at 2 sqrt(N) cells.
+    count = max(NEIGHBOURS, round(2 * len(vectors) ** 0.5))
     sample = np.random.default_rng([seed, len(vectors)]).permutation(len(vectors))[: 64 * count]
-    model = MiniBatchKMeans(count, random_state=seed, batch_size=4096, n_init=1, max_iter=10)  # pyright: ignore
-    fitted = model.fit(vectors[np.sort(sample)])
+    settled: dict[str, Any] = {"init": "random", "n_init": 1, "batch_size": 8_192, "max_iter": 5}
+    model = MiniBatchKMeans(count, random_state=seed, **settled)
+    fitted: Any = model.fit(vectors[np.sort(sample)])
     centres = fitted.cluster_centers_.astype(np.float32)
     lengths = (centres**2).sum(1)
     nearest = []
