@@ -21,6 +21,7 @@ SCORES: dict[str, str] = {
     "duration_s": "clip length in seconds (0 for images)",
     "width": "upright width in px, after the crop if there is one",
     "height": "upright height in px, after the crop if there is one",
+    "short_side": "the smaller of width and height in px",
     "fps": "frames per second of the source",
     "aspect": "width / height",
     "sharpness": "Laplacian variance of luma at a 512 px long side, median over the clip",
@@ -279,8 +280,7 @@ class Stage(Frozen):
 
 
 class VaePhase(Frozen):
-    """Clips of `frames` frames (4n+1; images have one) of size x size px, `batch` of them a step. tiling: share of steps
-    in which the VAE works in tiles."""
+    """Clips of `frames` frames (4n+1; images one) of size x size px, `batch` of them a step. tiling: share of tiled steps."""
 
     steps: Count
     size: Count
@@ -309,7 +309,7 @@ class VaeStage(Frozen):
     images: Share = 0.2
     max_interval: Count = 8  # frames of a clip are 1 to so many source frames apart
     holdout: tuple[StrictStr, ...] = ()  # footage to judge on; none: every tenth file of the recipe's, by name
-    start: StrictStr | None = None  # a diffusers folder to go on from
+    start: StrictStr = "random"  # or `pyramid` (model/vae_start.py), or a diffusers folder to go on from
     lr: Positive
     warmup_steps: Annotated[StrictInt, Field(ge=0)] = 0
     schedule: Literal["constant", "cosine", "linear"] = "constant"

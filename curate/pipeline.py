@@ -20,6 +20,7 @@ from curate.tables import SCHEMAS, Tables, forgotten, part_name, part_notes, sup
 from media import storage
 from pipelines import Recipe, RecipeError
 
+FACTS = ("duration_s", "width", "height", "short_side", "fps", "aspect")  # scores that need no signal
 STEPS = ("scan", "captions", "concepts", "sets", "report")
 
 
@@ -41,6 +42,7 @@ def run(recipe: Recipe, *, local: bool, workers: int | None, only: list[str] | N
     how = How(local, workers or os.cpu_count() or 1, tuple(only or STEPS), refit, as_json)
     recipe = settled(recipe)
     check_picks(recipe)
+    check_scores(recipe)
     entries = units.footage(recipe.footage)
     tables, stop, started = Tables(recipe), commands.Stop(), time.monotonic()
     with commands.hold(tables.workspace, "curate"):
@@ -89,6 +91,19 @@ def check_picks(recipe: Recipe) -> None:
     for name, chosen in recipe.sets.items():
         if chosen.clips and not storage.exists(chosen.clips):
             raise RecipeError(f"sets.{name}.clips: {chosen.clips}: no such file (one clip id per line)")
+
+
+def check_scores(recipe: Recipe) -> None:
+    """Every score that a set bounds must be measured. Raises RecipeError naming the signal to switch on."""
+    from curate.signals import SIGNALS
+
+    by_signal = {score: name for name, signal in SIGNALS.items() for score in signal.columns}
+    for set_name in recipe.sets:
+        for score in recipe.bounds(set_name):
+            signal = by_signal.get(score)
+            if score not in FACTS and (signal is None or getattr(recipe.curate.signals, signal) is None):
+                remedy = f"add `curate.signals.{signal}: {{}}`" if signal else "no signal measures it"
+                raise RecipeError(f"sets.{set_name}.keep.{score}: is not measured in this recipe; {remedy}")
 
 
 def _sweep(workspace: str) -> None:

@@ -146,7 +146,10 @@ def _derived(joined: pa.Table) -> pa.Table:
     joined = joined.set_column(joined.column_names.index("height"), "height", _column(height))
     with np.errstate(invalid="ignore", divide="ignore"):
         aspect = np.where(height > 0, width / height, np.nan)
-    return joined.append_column("duration_s", _column(duration)).append_column("aspect", _column(aspect))
+    derived = {"duration_s": duration, "aspect": aspect, "short_side": np.minimum(width, height)}
+    for name, values in derived.items():
+        joined = joined.append_column(name, _column(values))
+    return joined
 
 
 def numbers(table: pa.Table, name: str, unknown: float = np.nan) -> np.ndarray:
