@@ -280,7 +280,7 @@ class Stage(Frozen):
 
 
 class VaePhase(Frozen):
-    """Clips of `frames` frames (4n+1; images one) of size x size px, `batch` of them a step. tiling: share of tiled steps."""
+    """Clips of `frames` frames (4n+1; images one) of size x size px, `batch` a step. tiling: share of tiled steps."""
 
     steps: Count
     size: Count
