@@ -9,22 +9,22 @@ import torch
 from torch import nn
 
 from compat import mend_torchvision
+from model.vae_start import STARTS
 
 # The keyword arguments of diffusers' class that make a size; everything else is as released.
 VAE_SIZES: dict[str, dict[str, Any]] = {
-    "nano": {"block_out_channels": (8, 8, 8, 8), "layers_per_block": 1, "norm_num_groups": 4},  # 48 k parameters
+    "nano": {"block_out_channels": (8, 8, 8, 8), "layers_per_block": 1, "norm_num_groups": 1},  # 80 k parameters
     "small": {"block_out_channels": (16, 32, 64, 64), "layers_per_block": 1, "norm_num_groups": 4},  # 2.9 M
-    "medium": {"block_out_channels": (32, 64, 128, 128), "layers_per_block": 1, "norm_num_groups": 8},  # 11.6 M
+    "medium": {"block_out_channels": (32, 64, 128, 128), "layers_per_block": 1, "norm_num_groups": 8},  # 11.5 M
     "base": {"block_out_channels": (64, 128, 256, 256), "layers_per_block": 2, "norm_num_groups": 16},  # 62 M
     "hunyuan": {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "norm_num_groups": 32},  # 246 M
 }
 
 
-def build_vae(size: str, seed: int) -> nn.Module:
+def build_vae(size: str, seed: int, start: str = "random") -> nn.Module:
     """diffusers' AutoencoderKLHunyuanVideo with the start weights that the seed gives, on the CPU, tiling off.
 
-    Every residual branch starts at zero: at first the network is its skeleton of resampling convolutions, which learns
-    colours and shapes in a tenth of the steps.
+    start: of model.vae_start.STARTS.
     """
     mend_torchvision()
     logging.getLogger("diffusers.models.modeling_utils").setLevel(logging.ERROR)  # it warns at every change of dtype
@@ -33,10 +33,7 @@ def build_vae(size: str, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         vae = AutoencoderKLHunyuanVideo(latent_channels=16, **VAE_SIZES[size])
-    for name, module in vae.named_modules():
-        if name.endswith(("conv2.conv", "to_out.0")):
-            nn.init.zeros_(module.weight)
-            nn.init.zeros_(module.bias)
+    STARTS[start](vae)
     set_tiling(vae, None)
     return vae
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,13 +68,13 @@ def overrides(films: Path) -> dict[str, object]:
     }  # fmt: skip
 
 
-def recipe(films: Path, workspace: Path, **changes: object) -> pipelines.Recipe:
+def recipe(films: Path, workspace: Path, **changes: Any) -> pipelines.Recipe:
     data = pipelines.resolved(pipelines.load(ROOT / "pipelines.yaml", "demo"))
     data |= {"footage": [str(films)], "workspace": str(workspace), "vae_stages": {NAME: overrides(films) | changes}}
     return pipelines.check(data)
 
 
-def train(films: Path, workspace: Path, stop: Asked | None = None, **changes: object) -> str:
+def train(films: Path, workspace: Path, stop: Asked | None = None, **changes: Any) -> str:
     options = vae_loop.Options(workers=1)
     return vae_loop.train_vae(recipe(films, workspace, **changes), NAME, "cpu", stop or Asked(), options)  # type: ignore[arg-type]
 
@@ -158,7 +159,8 @@ def test_a_run_does_not_go_on_with_other_footage_or_another_seed(films: Path, wh
         ({"phases": [{"steps": 1, "size": 30, "frames": 5, "batch": 1}]}, "multiple of 16"),
         ({"phases": [{"steps": 1, "size": 32, "frames": 4, "batch": 1}]}, "4n\\+1"),
         ({"max_interval": 8}, "8 apart"),
-        ({"start": "nowhere"}, "must be a diffusers folder"),
+        ({"start": "pyramid", "precision": "bfloat16"}, "float32"),
+        ({"start": "nowhere"}, "nowhere.* must be a diffusers folder"),
     ],
 )
 def test_what_cannot_be_trained_is_said_first(

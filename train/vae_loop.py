@@ -18,6 +18,7 @@ from media.write import write_png
 from model.discriminator import build_discriminator
 from model.perceptual import load_perceptual
 from model.vae_sizes import VAE_SIZES, build_vae
+from model.vae_start import STARTS
 from pipelines import Recipe, RecipeError, VaeStage, resolved
 from recipe_file import suggest
 from train import checkpoint, vae_data, vae_export
@@ -81,6 +82,9 @@ def stage_of(recipe: Recipe, name: str) -> VaeStage:
     stage = recipe.vae_stages[name]
     if stage.size not in VAE_SIZES:
         raise RecipeError(f"vae_stages.{name}.size: no size '{stage.size}', there are {', '.join(VAE_SIZES)}")
+    if stage.start == "pyramid" and stage.precision != "float32":
+        raise RecipeError(f"vae_stages.{name}.precision: must be float32 to start as a pyramid, whose signal rides on "
+                          "constants that are larger by far")  # fmt: skip
     for index, phase in enumerate(stage.phases):
         if phase.frames % 4 != 1 or phase.size % 16:
             place = f"vae_stages.{name}.phases.{index}"
@@ -91,8 +95,8 @@ def stage_of(recipe: Recipe, name: str) -> VaeStage:
 
 
 def build(stage: VaeStage, device: torch.device) -> Networks:
-    vae = build_vae(stage.size, stage.seed)
-    if stage.start:
+    vae = build_vae(stage.size, stage.seed, stage.start if stage.start in STARTS else "random")
+    if stage.start not in STARTS:
         vae.load_state_dict(_start_weights(stage.start))
     critic = build_discriminator(stage.seed + 1)
     like = cast(Any, stage)  # what Weights asks a stage for, a VAE's has too
@@ -107,7 +111,7 @@ def vae_folder(run: Run) -> str:
 def _start_weights(folder: str) -> dict[str, Tensor]:
     path = os.path.join(folder, "diffusion_pytorch_model.safetensors")
     if not os.path.isfile(path):
-        raise RecipeError(f"start: {path} is not there; it must be a diffusers folder")
+        raise RecipeError(f"start: {path} is not there; it must be a diffusers folder, or one of {', '.join(STARTS)}")
     return load_file(path)
 
 
