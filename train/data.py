@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,9 +41,9 @@ def feed_pools(cache: LatentCache, feed: Feed, tokens: int, cost: Callable[[Buck
         rows = _rows(cache, bucket, wanted.filter(pc.equal(wanted["bucket"], bucket)))
         shape = Bucket.parse(bucket)
         batch = samples_per_batch(tokens, shape.tokens())
-        pools = [_pool(bucket, batch, cost(shape), rows.filter(pc.equal(rows["split"], split))) for split in SPLITS]
-        train += [pools[0]] if len(pools[0].rows) else []
-        val += [pools[1]] if len(pools[1].rows) else []
+        for split, pools in ((SPLITS[0], train), (SPLITS[1], val)):
+            mine = rows.filter(pc.equal(rows["split"], split))
+            pools += [_pool(bucket, batch, cost(shape), mine)] if len(mine) else []
         summary[bucket] = _summary(rows)
     if not train:
         raise RecipeError(f"{name}: no clip to train on: {_why(cache, feed)}")
@@ -102,13 +102,15 @@ def _rows(cache: LatentCache, bucket: str, wanted: pa.Table) -> pa.Table:
 def _pool(bucket: str, batch: int, cost: float, rows: pa.Table) -> Pool:
     return Pool(
         bucket=bucket, batch=batch, cost=cost, rows=rows["row"].to_numpy(),
-        shards=rows["shard"].to_numpy().astype(np.int64), clips=_ids(rows["clip_id"].to_pylist()),
+        shards=rows["shard"].to_numpy().astype(np.int64), clips=_ids(rows["clip_id"]),
         ticks=rows["start_tick"].to_numpy(), weights=rows["weight"].to_numpy(),
     )  # fmt: skip
 
 
-def _ids(clips: Sequence[str]) -> np.ndarray:
-    return np.array(clips, dtype=f"S{ID_BYTES}")
+def _ids(clips: pa.ChunkedArray) -> np.ndarray:
+    """Clip ids (N,) as bytes, without a Python object for each of a million."""
+    fixed = pa.concat_arrays(clips.cast(pa.binary()).cast(pa.binary(ID_BYTES)).chunks)
+    return np.frombuffer(fixed.buffers()[1], dtype=f"S{ID_BYTES}")[fixed.offset : fixed.offset + len(fixed)]
 
 
 def _summary(rows: pa.Table) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any, TypeVar
@@ -20,7 +20,7 @@ Steps = Callable[[int], Sequence[MicroBatch]]
 
 def read_ahead(
     load: Callable[[MicroBatch], Loaded], steps: Steps, start: int, stop: int, workers: int, cache: LatentCache
-) -> Iterator[list[Loaded]]:
+) -> Generator[list[Loaded]]:
     """For each step from start to stop, what `load` makes of its micro-batches, in order.
 
     A failure to load is raised when its step's turn comes. Close the iterator to stop the threads.

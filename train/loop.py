@@ -192,6 +192,7 @@ def _record(
     return {
         "loss": float(result.losses.mean()), "lr": learning_rate(stage, step), "norm": result.norm,
         "samples": len(buckets), "tokens": tokens, "seconds": round(seconds, 4), "waited": round(waited, 4),
+        "tflop_s": round(sum(one.cost for one in micro) / seconds / 1e12, 4),
         "bucket": {key: statistics.fmean(one) for key, one in sorted(by_bucket.items())},
         "time": {key: statistics.fmean(one) for key, one in sorted(by_t.items())},
     }  # fmt: skip

@@ -74,7 +74,7 @@ class Weights:
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         with torch.no_grad():
-            masters = list(self.masters.values())
+            masters: list[Tensor] = list(self.masters.values())
             torch._foreach_lerp_(list(self.average.values()), masters, 1.0 - self.stage.ema)
         self._refresh(self.masters)
 

@@ -14,11 +14,12 @@ from torch import Tensor
 from cache.buckets import Bucket
 from media import storage
 from model.dit import DiT
+from model.flops import training_flops
 from model.sizes import SIZES
 from pipelines import Recipe, RecipeError, Stage, resolved
 from train import checkpoint
 
-TEXT_TOKENS = 64  # a middling caption, for the cost of a sample
+TEXT_TOKENS = 64  # a middling caption: what text costs is small beside the video
 # What a resumed run may not change: these decide which samples a step holds, or what its weights mean.
 FIXED = ("feeds", "micro_batches", "mix", "tokens", "seed", "precision")
 
@@ -52,16 +53,9 @@ def size_of(recipe: Recipe) -> dict[str, Any]:
 
 
 def cost_of(recipe: Recipe) -> Callable[[Bucket], float]:
-    """FLOPs of a forward pass over one sample of a bucket; only their ratios matter, to share out work evenly."""
+    """FLOPs of training on one sample of a bucket, attention included; with captions of middling length."""
     size = size_of(recipe)
-    width, blocks = size["width"], size["double_blocks"] + size["single_blocks"]
-    per_token = 2 * width**2 * (4 + 2 * size["mlp_ratio"]) * blocks
-
-    def cost(bucket: Bucket) -> float:
-        tokens = bucket.tokens(size["patch"]) + TEXT_TOKENS
-        return float(tokens * per_token + 4 * tokens**2 * width * blocks)
-
-    return cost
+    return lambda bucket: training_flops(size, bucket.tokens(size["patch"]), TEXT_TOKENS)
 
 
 class Widths(NamedTuple):

@@ -1,0 +1,139 @@
+"""`python -m benchmarks.plan`: what the plan of micro-batches wastes, beside a plain per-bucket sampler.
+
+A synthetic index of the size and mix of a video stage: pictures and clips of three lengths at 256px, aspects as in the
+wild, weights of concepts. Printed: how full micro-batches are, padding, samples that are never seen in an epoch, how
+unequal the work of 8 ranks is, and how long the first step and a late step take to plan. No GPU, no files.
+
+The peer is what most trainers do: a fixed batch size per bucket (as many as the budget holds), incomplete batches
+dropped, each rank taking the next batch of a shuffled list.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from cache.buckets import Bucket, Size, nearest, staircase
+from model.flops import training_flops
+from model.sizes import SIZES
+from train.plan import Plan, Pool, samples_per_batch, share_out
+
+RANKS = 8
+TEXT = 64
+ASPECTS = {16 / 9: 0.5, 4 / 3: 0.15, 9 / 16: 0.2, 1.0: 0.1, 21 / 9: 0.05}
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    options.add_argument("--clips", type=int, default=100_000)
+    options.add_argument("--tokens", type=int, default=36_000, help="per micro-batch")
+    options.add_argument("--micro-batches", type=int, default=64)
+    options.add_argument("--steps", type=int, default=200)
+    chosen = options.parse_args()
+    feeds = [pools(1, None, chosen.clips, chosen.tokens, 0)]
+    feeds.append([pool for k, frames in enumerate((33, 65, 129))
+                  for pool in pools(frames, 24.0, chosen.clips // 6, chosen.tokens, k + 1)])  # fmt: skip
+    print(f"{sum(len(p.rows) for f in feeds for p in f):,} samples in {sum(map(len, feeds))} buckets, budget "
+          f"{chosen.tokens:,} tokens, {chosen.micro_batches} micro-batches per step, {RANKS} ranks\n")  # fmt: skip
+    print(f"{'':34}{'this plan':>12}{'per bucket':>12}")
+    ours, theirs = of_plan(feeds, chosen), of_peer(feeds, chosen)
+    for key in ours:
+        print(f"{key:34}{ours[key]:>12}{theirs.get(key, ''):>12}")
+    speed(chosen)
+
+
+def pools(frames: int, fps: float | None, count: int, tokens: int, seed: int) -> list[Pool]:
+    """Clips of one length, each in the bucket of its aspect."""
+    generator = np.random.default_rng([7, seed])
+    sizes = staircase(256)
+    base = generator.choice(list(ASPECTS), count, p=list(ASPECTS.values()))
+    aspects = base * np.exp(generator.normal(0, 0.08, count) * (generator.random(count) < 0.3))
+    placed = np.array([sizes.index(nearest(sizes, aspect)) for aspect in aspects])
+    weights = generator.gamma(4.0, 0.25, count)
+    return [pool(sizes[k], frames, fps, weights[placed == k], tokens) for k in np.unique(placed)]
+
+
+def pool(size: Size, frames: int, fps: float | None, weights: np.ndarray, tokens: int) -> Pool:
+    bucket = Bucket(frames, size.height, size.width, fps)
+    rows = np.arange(len(weights))
+    cost = training_flops(SIZES["hunyuan-13b"], bucket.tokens(), TEXT)
+    return Pool(bucket.name, samples_per_batch(tokens, bucket.tokens()), cost, rows, rows // 500,
+                rows.astype("S16"), rows * 0, weights)  # fmt: skip
+
+
+def of_plan(feeds: Sequence[Sequence[Pool]], chosen: argparse.Namespace) -> dict[str, str]:
+    plan = Plan(feeds, [0.4, 0.6], chosen.micro_batches, 0)
+    fills, excess = [], []
+    for step in range(chosen.steps):
+        micro = plan.step(step)
+        fills += [Bucket.parse(one.bucket).tokens() * len(one.rows) / chosen.tokens for one in micro]
+        costs = [one.cost for one in micro]
+        excess.append(imbalance([sum(costs[i] for i in mine) for mine in share_out(costs, RANKS)]))
+    return {
+        "token budget filled, mean": f"{np.mean(fills):.1%}",
+        "padded video tokens": "0.0%",
+        "samples left out of an epoch": f"{left_out(plan):.1%}",
+        "FLOP imbalance of the ranks, mean": f"{np.mean(excess):.1%}",
+        "FLOP imbalance of the ranks, p95": f"{np.percentile(excess, 95):.1%}",
+    }
+
+
+def left_out(plan: Plan) -> float:
+    """Share of the drawn samples of epoch 0 that no micro-batch holds, by counting."""
+    held = drawn = 0
+    for feed, its_pools in enumerate(plan.feeds):
+        ordinal = 0
+        while plan.locate(feed, ordinal)[0] == 0:
+            held += len(plan.micro_batch(feed, ordinal).rows)
+            ordinal += 1
+        drawn += sum(int(count.sum()) for count in plan._counts(feed, 0))
+        assert its_pools
+    return 1 - held / drawn
+
+
+def of_peer(feeds: Sequence[Sequence[Pool]], chosen: argparse.Namespace) -> dict[str, str]:
+    generator = np.random.default_rng(0)
+    every = [pool for feed in feeds for pool in feed]
+    whole = [(pool, len(pool.rows) // pool.batch) for pool in every]
+    batches = [pool for pool, count in whole for _ in range(count)]
+    order = generator.permutation(len(batches))
+    picked = [batches[i] for i in order[: chosen.steps * chosen.micro_batches]]
+    fills = [Bucket.parse(pool.bucket).tokens() * pool.batch / chosen.tokens for pool in picked]
+    costs = np.array([pool.cost * pool.batch for pool in picked])
+    steps = len(costs) // chosen.micro_batches
+    ranks = costs[: steps * chosen.micro_batches].reshape(steps, -1, RANKS).sum(axis=1)
+    excess = [imbalance(list(one)) for one in ranks]
+    dropped = 1 - sum(count * pool.batch for pool, count in whole) / sum(len(pool.rows) for pool in every)
+    return {
+        "token budget filled, mean": f"{np.mean(fills):.1%}",
+        "padded video tokens": "0.0%",
+        "samples left out of an epoch": f"{dropped:.1%}",
+        "FLOP imbalance of the ranks, mean": f"{np.mean(excess):.1%}",
+        "FLOP imbalance of the ranks, p95": f"{np.percentile(excess, 95):.1%}",
+    }
+
+
+def imbalance(loads: Sequence[float]) -> float:
+    """How much longer the busiest rank works than the mean."""
+    return max(loads) / (sum(loads) / len(loads)) - 1
+
+
+def speed(chosen: argparse.Namespace) -> None:
+    """Planning a million samples: the first step of a fresh process, and the first after a resume in epoch 3."""
+    big = [pools_of_million()]
+    for name, step in (("first step", 0), ("resumed in epoch 3", 4_000_000 // big[0][0].batch // chosen.micro_batches)):
+        plan = Plan(big, [1.0], chosen.micro_batches, 0)
+        started = time.perf_counter()
+        plan.step(step)
+        print(f"1,000,000 samples, {name:22}{time.perf_counter() - started:>8.2f} s")
+
+
+def pools_of_million() -> list[Pool]:
+    return [pool(Size(256, 256), 1, None, np.random.default_rng(0).gamma(4.0, 0.25, 1_000_000), 36_000)]
+
+
+if __name__ == "__main__":
+    main()
