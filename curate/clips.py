@@ -86,6 +86,9 @@ class ClipMaker:
         if not self._open:
             return
         self._open = False
+        if not self._marks:  # one boundary directly after another: no frame lies between
+            self._shot -= self._transition is None
+            return
         if self._transition is not None:
             self._spans.append(self._dropped(self._marks, edge, f"inside a {self._transition}"))
         else:

@@ -108,6 +108,15 @@ def test_a_size_change_is_a_cut(footage: Path) -> None:
     assert rows[0]["end_kind"] == rows[1]["start_kind"] == "resize"
 
 
+def test_a_film_may_begin_and_end_in_a_transition(generated: Path) -> None:
+    """fades.mp4 rises from black with its first frame: shots are numbered from 0, spans tile the film."""
+    rows = scan(generated / "fades.mp4", want=frozenset({"clips"}))["clips"]
+    shots = [row["shot"] for row in rows if row["shot"] is not None]
+    assert shots == list(range(len(shots)))
+    assert all(a["shot_end_tick"] == b["shot_start_tick"] for a, b in pairwise(rows))
+    assert any(row["reason"] == "inside a fade" for row in rows)
+
+
 def test_the_store_is_bounded_and_keeps_the_sharpest() -> None:
     store = Store(0.0, 0.1, 16)
     sharpness = np.random.default_rng(0).uniform(0, 1, 3000)
