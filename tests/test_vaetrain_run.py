@@ -74,9 +74,9 @@ def recipe(films: Path, workspace: Path, **changes: Any) -> pipelines.Recipe:
     return pipelines.check(data)
 
 
-def train(films: Path, workspace: Path, stop: Asked | None = None, **changes: Any) -> str:
+def train(films: Path, workspace: Path, stop: Any = None, **changes: Any) -> str:
     options = vae_loop.Options(workers=1)
-    return vae_loop.train_vae(recipe(films, workspace, **changes), NAME, "cpu", stop or Asked(), options)  # type: ignore[arg-type]
+    return vae_loop.train_vae(recipe(films, workspace, **changes), NAME, "cpu", stop or Asked(), options)
 
 
 def tensors(workspace: Path, step: int) -> dict[str, torch.Tensor]:
