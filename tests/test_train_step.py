@@ -12,7 +12,7 @@ from train import stages
 from train.batch import Batch, padded
 from train.distributed import World
 from train.losses import velocity_loss
-from train.optim import Weights, learning_rate
+from train.optim import Weights, decay, learning_rate
 from train.plan import MicroBatch
 from train.step import NotFinite, sample_losses, train_step
 
@@ -98,14 +98,15 @@ def test_update_is_that_of_adamw_on_the_clipped_mean():
 
 
 def test_average_equals_its_closed_form():
-    chosen, decay = weights(ema=0.9), 0.9
-    seen = [{name: one.detach().clone() for name, one in chosen.masters.items()}]
+    chosen = weights(ema=0.3)
+    decays = [0.1, 2 / 11, 0.25, 0.3]  # (1 + n) / (10 + n), until 0.3 is reached
+    assert [decay(chosen.stage, step) for step in range(4)] == pytest.approx(decays)
+    expected = {name: one.detach().clone() for name, one in chosen.masters.items()}
     for step in range(4):
         train_step(chosen, [micro(2)], [0], [batch(2, step)], ALONE, step)
-        seen.append({name: one.detach().clone() for name, one in chosen.masters.items()})
-    for name, average in chosen.average.items():
-        closed = decay**4 * seen[0][name] + sum((1 - decay) * decay ** (4 - k) * seen[k][name] for k in range(1, 5))
-        assert torch.allclose(average, closed, atol=1e-12)
+        for name, one in chosen.masters.items():
+            expected[name] = decays[step] * expected[name] + (1 - decays[step]) * one.detach()
+    assert all(torch.allclose(one, expected[name], atol=1e-12) for name, one in chosen.average.items())
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

@@ -26,6 +26,12 @@ def learning_rate(stage: Stage, step: int) -> float:
     return stage.lr * SCHEDULES[stage.schedule](min(1.0, done))
 
 
+def decay(stage: Stage, step: int) -> float:
+    """Of the average, at the update that follows `step` updates: shorter at the start, or the average of a short run
+    would consist of weights from before it learnt anything."""
+    return min(stage.ema, (1 + step) / (10 + step))
+
+
 SCHEDULES = {
     "constant": lambda done: 1.0,
     "linear": lambda done: 1.0 - done,
@@ -75,7 +81,7 @@ class Weights:
         self.optimiser.zero_grad(set_to_none=True)
         with torch.no_grad():
             masters: list[Tensor] = list(self.masters.values())
-            torch._foreach_lerp_(list(self.average.values()), masters, 1.0 - self.stage.ema)
+            torch._foreach_lerp_(list(self.average.values()), masters, 1.0 - decay(self.stage, step))
         self._refresh(self.masters)
 
     @contextmanager
