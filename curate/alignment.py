@@ -26,11 +26,11 @@ class Alignment(NamedTuple):
 
 
 def on_grid(times_s: np.ndarray, row: np.ndarray) -> np.ndarray:
-    """Times in s (n,), hashes uint64 (n,) -> hashes uint64 (m,) at the nearest sample of every STEP_S from the first."""
+    """Times in s (n,), hashes uint64 (n,) -> hashes uint64 (m,): the nearest sample of every STEP_S from the first."""
     if len(times_s) <= 1:
         return row
     since = np.asarray(times_s, dtype=np.float64) - times_s[0]
-    grid = np.arange(int(round(since[-1] / STEP_S)) + 1) * STEP_S
+    grid = np.arange(round(float(since[-1]) / STEP_S) + 1) * STEP_S
     right = np.clip(np.searchsorted(since, grid), 1, len(since) - 1)
     nearest = right - (grid - since[right - 1] <= since[right] - grid)
     return row[nearest]
