@@ -67,8 +67,7 @@ class TextWriter:
             wanted.setdefault(row["shard"], []).append(row | {"captions": self._hashes(bucket, row, before)})
         rows, written = [], 0
         for shard, samples in sorted(wanted.items()):
-            made_by = fingerprint([self.made_by, [[one["key"], one["captions"]] for one in samples]])
-            tar = tables.text_name(shard, made_by)
+            tar = tables.text_name(shard, self.made_by, samples)
             places = self._places(bucket, tar, samples, before)
             if places is None:
                 places, written = self._write(bucket, tar, samples), written + 1

@@ -10,12 +10,14 @@ latents-<fp8>/<bucket>/shard-00000.text-<fp8>.tar    text states, their index in
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from media import storage
+from pipelines import fingerprint
 
 _text, _tick, _size = pa.string(), pa.int64(), pa.int64()
 
@@ -37,8 +39,10 @@ def shard_name(shard: int) -> str:
     return f"shard-{shard:05d}.tar"
 
 
-def text_name(shard: int, made_by: str) -> str:
-    """made_by: fingerprint of the encoder's settings and of the captions in this shard, so a tar never changes."""
+def text_name(shard: int, encoder: str, samples: Sequence[Mapping[str, Any]]) -> str:
+    """A text tar's name: it covers the encoder (its fingerprint) and the keys and captions of the samples, so that a
+    tar never changes under its name."""
+    made_by = fingerprint([encoder, [[one["key"], one["captions"]] for one in samples]])
     return f"shard-{shard:05d}.text-{made_by}.tar"
 
 

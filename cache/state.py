@@ -75,6 +75,20 @@ class BucketState:
         count, self._failed = len(self._failed), []
         return count
 
+    def rows_of(self, shard: int) -> list[dict[str, Any]]:
+        """Index rows of the samples in a shard, in their order."""
+        return sorted((row for row in self._rows if row["shard"] == shard), key=_order)
+
+    def drop_shard(self, shard: int, keys: set[str]) -> dict[str, str]:
+        """Take a shard out of the tables, and these samples out of the plan, on disk too. Its other failed samples."""
+        failed = {row["key"]: row["reason"] for row in self._failed if row["shard"] == shard and row["key"] not in keys}
+        self._rows = [row for row in self._rows if row["shard"] != shard]
+        self._failed = [row for row in self._failed if row["shard"] != shard]
+        self.made.discard(shard)
+        self.write_plan(self.plan.filter(pc.invert(pc.is_in(self.plan["key"], pa.array(sorted(keys), pa.string())))))
+        self.save()
+        return failed
+
     def _planned(self, shard: int) -> list[dict[str, Any]]:
         return self.plan.filter(pc.equal(self.plan["shard"], shard)).to_pylist()
 

@@ -1,0 +1,93 @@
+"""`python -m cache.info [FOLDER ...]`: what a cache holds; of two folders, why their fingerprints differ."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from cache import index as tables
+from cache.buckets import Bucket
+from cache.fingerprint import CacheError, cache_folder, differences, latent_settings
+from media import storage
+from model.weights import MissingWeights
+from pipelines import Recipe, RecipeError, load
+
+
+def info(folder: str) -> dict[str, Any]:
+    """Per bucket samples, tokens, bytes and hours. Raises CacheError where there is no cache."""
+    described = _described(folder)
+    found: dict[str, dict[str, Any]] = {}
+    for name in tables.buckets(folder):
+        index = tables.read_table(tables.index_path(folder, name), tables.INDEX)
+        bucket, files = Bucket.parse(name), storage.find(storage.join(folder, name), ".tar")
+        found[name] = {
+            "samples": len(index),
+            "tokens": bucket.tokens(),
+            "hours": round(len(index) * bucket.frames / bucket.fps / 3600, 3) if bucket.fps else 0.0,
+            "latent_bytes": sum(entry.bytes for entry in files if ".text-" not in entry.path),
+            "text_bytes": sum(entry.bytes for entry in files if ".text-" in entry.path),
+        }
+    return {
+        "folder": folder,
+        "fingerprint": described["fingerprint"],
+        "text": list(described["text"]),
+        "buckets": found,
+    }
+
+
+def difference(one: str, other: str) -> list[str]:
+    """One line per setting in which two caches differ."""
+    ours, theirs = _described(one), _described(other)
+    return differences({"latents": ours["settings"], "text": ours["text"]},
+                       {"latents": theirs["settings"], "text": theirs["text"]})  # fmt: skip
+
+
+def _described(folder: str) -> dict[str, Any]:
+    found = tables.read_json(storage.join(folder, "cache.json"))
+    if found is None:
+        raise CacheError(f"{folder}: no latent cache there")
+    return found
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    folders: Annotated[list[str] | None, typer.Argument(help="latents-* folders; the recipe's by default.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="Recipe in pipelines.yaml.")] = None,
+    config: Annotated[str | None, typer.Option(help="Another pipelines.yaml.")] = None,
+    workspace: Annotated[str | None, typer.Option(help="Where the cache is.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The result as one JSON object.")] = False,
+) -> None:
+    """Say what a cache holds, or, of two, how their settings differ."""
+    try:
+        if folders and len(folders) == 2:
+            lines = difference(*folders)
+            print("\n".join(lines) or "no difference")
+            return
+        found = info(folders[0] if folders else _of_recipe(load(config, recipe, (), workspace=workspace)))
+    except (RecipeError, MissingWeights, CacheError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+    print(json.dumps(found) if as_json else _table(found))
+
+
+def _of_recipe(chosen: Recipe) -> str:
+    return cache_folder(chosen, latent_settings(chosen))
+
+
+def _table(found: dict[str, Any]) -> str:
+    lines = [f"{found['folder']}  (text: {', '.join(found['text'])})"]
+    lines.append(f"{'bucket':<24}{'samples':>9}{'tokens':>8}{'hours':>9}{'latents MB':>12}{'text MB':>9}")
+    for name, one in found["buckets"].items():
+        lines.append(f"{name:<24}{one['samples']:>9}{one['tokens']:>8}{one['hours']:>9.2f}"
+                     f"{one['latent_bytes'] / 1e6:>12.1f}{one['text_bytes'] / 1e6:>9.1f}")  # fmt: skip
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    app()
