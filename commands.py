@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -61,6 +62,8 @@ class Stop:
 
 def run(body: Callable[[], int | None]) -> NoReturn:
     """Run a command's body and leave with the house's exit code. A traceback is shown only with DAILIES_DEBUG=1."""
+    if os.environ.get("DAILIES_DEBUG") != "1":
+        warnings.simplefilter("ignore")  # libraries' remarks to programmers, not to the person at this command
     try:
         code = body() or 0
     except Exception as error:  # noqa: BLE001 (the one place where every error becomes a line and a code)
@@ -93,6 +96,12 @@ def _explain(error: Exception) -> int:
         if isinstance(error, kind):
             print(f"error: {_text(error)}", file=sys.stderr)
             return code
+    if type(error).__module__.split(".")[0] in ("botocore", "aiobotocore", "gcsfs"):
+        print(
+            f"error: the object store cannot be used: {_text(error)}; check its name, endpoint and keys",
+            file=sys.stderr,
+        )
+        return 2
     hint = "" if os.environ.get("DAILIES_DEBUG") == "1" else " (DAILIES_DEBUG=1 shows where)"
     print(f"error: {type(error).__name__}: {_text(error)}{hint}", file=sys.stderr)
     return 1

@@ -14,7 +14,8 @@ from curate import copies, select
 from curate.tables import Tables, read_part, sort, write_part
 from media import storage
 
-KEEPER_SCORES = ("quality", "sharpness")  # by which the best of several copies is chosen
+# By what the best of several copies is chosen: see copies._rank.
+KEEPER_SCORES = ("quality", "sharpness", "overlay", "crop_left", "crop_top", "crop_right", "crop_bottom")
 
 
 def concepts(tables: Tables, refit: bool) -> pa.Table:
@@ -50,8 +51,18 @@ def _keeper_scores(tables: Tables) -> pa.Table | None:
         wanted = [score for score in KEEPER_SCORES if score in SIGNALS[name].columns]
         if wanted:
             part = tables.read(f"scores.{name}", ["clip_id", *wanted])
-            found = part if found is None else found.join(part, "clip_id", join_type="full outer")
+            found = part if found is None else _joined(found, part)
     return None if found is None else sort(found)
+
+
+def _joined(left: pa.Table, right: pa.Table) -> pa.Table:
+    """By clip_id; a column that both have (a side that two signals would crop) is the larger of the two."""
+    both = [name for name in right.column_names if name in left.column_names and name != "clip_id"]
+    joined = left.join(right, "clip_id", join_type="full outer", right_suffix=" of the other")
+    for name in both:
+        larger = pc.max_element_wise(joined[name], joined[f"{name} of the other"])
+        joined = joined.set_column(joined.column_names.index(name), name, larger).drop_columns(f"{name} of the other")
+    return joined
 
 
 def read_centroids(tables: Tables) -> np.ndarray | None:

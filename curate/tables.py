@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from media import storage
 from pipelines import Recipe, fingerprint
 
-VERSION = {"videos": 1, "clips": 1, "proxies": 1, "hashes": 1, "embeddings": 1, "captions": 1, "concepts": 1, "sets": 1}
+VIDEOS_VERSION = 1  # raised when a row of `videos` changes for reasons that no setting tells
 
 text, real, whole, flag = pa.string(), pa.float64(), pa.int64(), pa.bool_()
 
@@ -110,17 +110,22 @@ class Tables:
     @cached_property
     def settings(self) -> dict[str, dict[str, Any]]:
         """For every table the settings that make its rows: what its fingerprint covers."""
+        from curate.caption import RENDER_VERSION
+        from curate.concepts import concepts_settings
         from curate.embed import embed_settings
+        from curate.hashes import HASH_VERSION
+        from curate.proxies import PROXY_VERSION
+        from curate.shots import SHOTS_VERSION
         from curate.signals import SIGNALS
 
         curate = self.recipe.curate
         plain = curate.model_dump(mode="json")
-        clips = {"shots": plain["shots"], "start": plain["start"], "version": VERSION["clips"]}
+        clips = {"shots": plain["shots"], "start": plain["start"], "version": SHOTS_VERSION}
         found: dict[str, dict[str, Any]] = {
-            "videos": {"version": VERSION["videos"]},
+            "videos": {"version": VIDEOS_VERSION},
             "clips": clips,
-            "proxies": {"clips": clips, "proxies": plain["proxies"], "version": VERSION["proxies"]},
-            "hashes": {"clips": clips, "version": VERSION["hashes"]},
+            "proxies": {"clips": clips, "proxies": plain["proxies"], "version": PROXY_VERSION},
+            "hashes": {"clips": clips, "version": HASH_VERSION},
         }
         for name in self.signals:
             signal = SIGNALS[name]
@@ -129,22 +134,19 @@ class Tables:
         found["embeddings"] = {
             "proxies": found["proxies"],
             "embed": embed_settings(curate.embed),
-            "version": VERSION["embeddings"],
         }
         scores = {name: fingerprint(found[f"scores.{name}"]) for name in self.signals}
         found["captions"] = {
             "clips": clips,
             "scores": scores,
             "variants": self.recipe.cache.caption_variants,
-            "version": VERSION["captions"],
+            "version": RENDER_VERSION,
         }
         found["concepts"] = {
             "embeddings": found["embeddings"],
             "hashes": found["hashes"],
-            "same": plain["embed"]["same"],
-            "concepts": {key: value for key, value in plain["concepts"].items() if key != "law"},
+            "concepts": concepts_settings(curate.concepts, curate.embed.same),
             "scores": scores,
-            "version": VERSION["concepts"],
         }
         return found
 
@@ -176,6 +178,8 @@ class Tables:
 
     def set_settings(self, set_name: str) -> dict[str, Any]:
         """What decides a set's ledger, its picks left out (they are data)."""
+        from curate.select import LEDGER_VERSION
+
         recipe, chosen = self.recipe, self.recipe.sets[set_name]
         bounds = {score: bound.model_dump() for score, bound in sorted(recipe.bounds(set_name).items())}
         return {
@@ -185,7 +189,7 @@ class Tables:
             "picked": chosen.clips is not None,
             "law": recipe.curate.concepts.law,
             "val_share": recipe.curate.val_share,
-            "version": VERSION["sets"],
+            "version": LEDGER_VERSION,
         }
 
     def ledger_path(self, set_name: str) -> str:
