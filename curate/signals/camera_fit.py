@@ -1,7 +1,7 @@
 """The flow of one pair of frames -> how the whole picture moves, and how what stands nearer moves against it.
 
 Units: lengths in frame widths, times in seconds, x right, y down, the origin in the middle of the picture. What moves as one is
-found by a model of six values (shift, growth, turn, bends) that is fitted robustly: as a rule the background, the larger part.
+found by a model of eight values (that of a plane in any position) that is fitted robustly: as a rule the background, the larger part.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ import cv2
 import numpy as np
 
 CELLS = 28  # cells along the long side: about 9 px of a small picture of 256 px
-ROUNDS = 4  # of reweighting
+ROUNDS = 3  # of reweighting
 FLOOR_PX = 0.05  # what the estimate of the flow itself wavers by
-RIDGE = np.diag([0.0, 0.0, 1e-4, 1e-4, 1e-4, 1e-4])
+REST = 4.0  # times that: a cell that moves less stands still
+VALUES = 8
+RIDGE = np.diag([0.0, 0.0, *[1e-4] * 6])
 # Speed of a cell relative to the background's, along the direction of the background: where shares are counted.
 # Far things are near 1, nearer ones above in a pan, below (and against it) when the camera rides around.
 RELATIVE = (-0.25, 0.2, 0.5, 0.75, 0.9, 1.1, 1.25, 1.5, 1.8, 2.4)
@@ -24,17 +26,21 @@ ASIDE = 0.3  # speed across the direction, relative, from which a cell moves by 
 
 class Fit(NamedTuple):
     """right, down: shift of the background in frame widths/s; growth 1/s; turn rad/s (clockwise in the picture);
+    stretch, shear: growth in width less that in height, and its kin along the diagonals (1/s): ground that lies slant;
     bend_x, bend_y: how much faster the shift is towards the edges, as it is when the camera turns (1/s); spread: typical residual
-    of a cell, frame widths/s; apart: share of cells that don't follow; aside: share that moves across; shares (11,): of cells by
-    relative speed, see RELATIVE; middle: median relative speed of the central cells."""
+    of a cell, frame widths/s; rest: share of cells that stand still; apart: share that doesn't follow; aside: share that moves
+    across; shares (11,): of cells by relative speed, see RELATIVE; middle: median relative speed of the central cells."""
 
     right: float
     down: float
     growth: float
     turn: float
+    stretch: float
+    shear: float
     bend_x: float
     bend_y: float
     spread: float
+    rest: float
     apart: float
     aside: float
     shares: tuple[float, ...]
@@ -43,17 +49,26 @@ class Fit(NamedTuple):
 
 def fit(flow: np.ndarray, elapsed_s: float) -> Fit:
     """Flow float32 (h, w, 2) in px over elapsed_s -> Fit."""
-    height, width = flow.shape[:2]
+    return fit_cells(shrunk(flow), flow.shape[1], flow.shape[0], elapsed_s)
+
+
+def shrunk(flow: np.ndarray) -> np.ndarray:
+    """Flow (h, w, 2) in px -> its means over cells (rows, columns, 2), in the same px."""
+    return cv2.resize(flow, cells(flow.shape[1], flow.shape[0]), interpolation=cv2.INTER_AREA)
+
+
+def fit_cells(means: np.ndarray, width: int, height: int, elapsed_s: float) -> Fit:
+    """Mean flow of cells (rows, columns, 2) in px of a picture of width x height, over elapsed_s -> Fit."""
     grid = places(*cells(width, height))
-    small = cv2.resize(flow, (grid.columns, grid.rows), interpolation=cv2.INTER_AREA).reshape(-1, 2)
-    velocity = small.astype(np.float64) / (width * elapsed_s)
+    velocity = means.reshape(-1, 2).astype(np.float64) / (width * elapsed_s)
     floor = FLOOR_PX / (width * elapsed_s)
     values, residual = background(velocity, grid, floor)
     size = np.hypot(residual[:, 0], residual[:, 1])
     spread = float(np.median(size))
     apart = float((size > max(3 * spread, 6 * floor)).mean())
+    rest = float((np.hypot(velocity[:, 0], velocity[:, 1]) < REST * floor).mean())
     shares, aside, middle = relative(values[:2], residual, grid.central)
-    return Fit(*(float(value) for value in values), spread, apart, aside, shares, middle)
+    return Fit(*(float(value) for value in values), spread, rest, apart, aside, shares, middle)
 
 
 def cells(width: int, height: int) -> tuple[int, int]:
@@ -63,7 +78,7 @@ def cells(width: int, height: int) -> tuple[int, int]:
 
 
 class Grid(NamedTuple):
-    """x_basis, y_basis (n, 6): right and down velocity of each cell for a unit of each value; products (n, 36): their outer
+    """x_basis, y_basis (n, 8): right and down velocity of each cell for a unit of each value; products (n, 64): their outer
     products, summed; central bool (n,)."""
 
     columns: int
@@ -79,22 +94,23 @@ def places(columns: int, rows: int) -> Grid:
     x, y = np.meshgrid(np.arange(columns) + 0.5 - columns / 2, np.arange(rows) + 0.5 - rows / 2)
     x, y = x.ravel() / columns, y.ravel() / columns
     one, none = np.ones_like(x), np.zeros_like(x)
-    x_basis = np.stack([one, none, x, -y, x * x, x * y], axis=1)
-    y_basis = np.stack([none, one, y, x, x * y, y * y], axis=1)
-    products = (x_basis[:, :, None] * x_basis[:, None] + y_basis[:, :, None] * y_basis[:, None]).reshape(-1, 36)
+    x_basis = np.stack([one, none, x, -y, x, y, x * x, x * y], axis=1)
+    y_basis = np.stack([none, one, y, x, -y, x, x * y, y * y], axis=1)
+    products = (x_basis[:, :, None] * x_basis[:, None] + y_basis[:, :, None] * y_basis[:, None]).reshape(-1, VALUES**2)
     central = (np.abs(x) < 0.2) & (np.abs(y) < 0.2 * rows / columns)
     return Grid(columns, rows, x_basis, y_basis, products, central)
 
 
 def background(velocity: np.ndarray, grid: Grid, floor: float) -> tuple[np.ndarray, np.ndarray]:
-    """Velocities (n, 2) -> (right, down, growth, turn, bend_x, bend_y) and residuals (n, 2).
+    """Velocities (n, 2) -> the first eight values of Fit and residuals (n, 2).
 
-    Least squares, reweighted (Cauchy), from two beginnings: the median shift and the plain fit; the one that more cells follow.
+    Least squares, reweighted (Cauchy), from three beginnings: rest, the median shift and the plain fit; the one that
+    more cells follow is taken.
     """
     targets = grid.x_basis * velocity[:, :1] + grid.y_basis * velocity[:, 1:]
-    median = np.concatenate([np.median(velocity, axis=0), np.zeros(4)])
+    median = np.concatenate([np.median(velocity, axis=0), np.zeros(VALUES - 2)])
     found = []
-    for values in (median, _solve(grid, targets, np.ones(len(velocity)))):
+    for values in (np.zeros(VALUES), median, _solve(grid, targets, np.ones(len(velocity)))):
         for _ in range(ROUNDS):
             size = _size(velocity, grid, values)
             scale = max(floor, 1.5 * float(np.median(size)))
@@ -110,8 +126,8 @@ def _size(velocity: np.ndarray, grid: Grid, values: np.ndarray) -> np.ndarray:
 
 
 def _solve(grid: Grid, targets: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """A little ridge keeps growth, turn and bends at 0 where the cells don't tell."""
-    matrix = (weights @ grid.products).reshape(6, 6) + RIDGE * weights.sum()
+    """A little ridge keeps all but the shift at 0 where the cells don't tell."""
+    matrix = (weights @ grid.products).reshape(VALUES, VALUES) + RIDGE * weights.sum()
     return np.linalg.solve(matrix, weights @ targets)
 
 

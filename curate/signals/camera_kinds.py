@@ -20,8 +20,8 @@ KINDS = ("zoom", "pan", "tilt", "around", "static", "handheld")
 WEIGHTS = Path(__file__).parent / "weights" / "camera.json"
 NAMES = (
     "shift", "steady_shift", "growth", "steady_growth", "turn", "steady_turn",
-    "shift_lasts", "growth_lasts", "turn_lasts", "growth_rules", "turn_rules", "jerk", "level",
-    "bend", "spread", "apart", "aside", "middle", *(f"share_{k}" for k in range(len(RELATIVE) + 1)),
+    "steady_stretch", "shift_lasts", "growth_lasts", "turn_lasts", "growth_rules", "turn_rules", "jerk", "level",
+    "bend", "spread", "rest", "apart", "aside", "middle", *(f"share_{k}" for k in range(len(RELATIVE) + 1)),
 )  # fmt: skip
 STILL = 0.003  # frame widths/s: shifts below this are as good as none
 EDGE = 0.3  # frame widths from the middle at which a growth or a turn is compared with a shift
@@ -52,20 +52,21 @@ def features(fits: Sequence[Fit]) -> np.ndarray:
     steady, shift = float(np.hypot(*mean.shift)), float(sizes.mean())
     growth, turn = (float(np.mean([abs(value) for value in values])) * EDGE for values in _growth_turn(fits))
     steady_growth, steady_turn = abs(mean.growth) * EDGE, abs(mean.turn) * EDGE
+    steady_stretch = EDGE * float(np.hypot(*np.array([[one.stretch, one.shear] for one in fits]).mean(axis=0)))
     total = steady + steady_growth + steady_turn + STILL
     bends = np.array([[one.bend_x, one.bend_y] for one in fits]).mean(axis=0)
     ratios = np.array([[one.aside, one.middle, *one.shares] for one in fits])
     aside, middle, *shares = weights @ ratios
     return np.array(
         [
-            *(np.log(value + STILL) for value in (shift, steady, growth, steady_growth, turn, steady_turn)),
+            *np.log(np.array([shift, steady, growth, steady_growth, turn, steady_turn, steady_stretch]) + STILL),
             steady / (shift + STILL), steady_growth / (growth + STILL), steady_turn / (turn + STILL),
             steady_growth / total, steady_turn / total,
             float(np.hypot(*np.diff(shifts, axis=0).T).mean()) / (2 * shift + STILL) if len(fits) > 1 else 0.0,
             abs(mean.shift[0]) / (np.abs(mean.shift).sum() + STILL),
             float(np.clip(mean.shift @ bends / (steady**2 + STILL**2), -4, 4)),
             float(np.log(np.mean([one.spread for one in fits]) + 1e-4)),
-            float(np.mean([one.apart for one in fits])), aside, middle, *shares,
+            float(np.mean([one.rest for one in fits])), float(np.mean([one.apart for one in fits])), aside, middle, *shares,
         ]
     )  # fmt: skip
 

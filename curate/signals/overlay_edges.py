@@ -25,8 +25,11 @@ DENSE = 0.4  # of the edges that are usual around a mark, how many are its own
 SEEDS = 0.3
 SEED, GROWN = 0.93, 0.7  # share of frames that agree: in the middle of a mark, and at its rim
 MOVES_PX = 1.2  # from one proxy to the next, across an edge: an edge of the scene does not last then
-SHIFTED, VIEWS = 3, 2  # views that a clip counts for where its scene moves across the edge; views that are needed
+SHIFTED, VIEWS = 3, 3  # views that a clip counts for where its scene moves across the edge; views that are needed
+ALIKE = 0.88  # cosine
+REST_PX, RESTS, FOLLOW = 0.4, 0.2, 0.65  # of the picture's cells
 SEEN = 0.25
+FULL, CLEAR = 0.27, 0.5  # part of the edges around a mark that are its own; where little of the scene is seen to move
 GAP_PX = 4  # edges nearer than this belong to one mark
 SMALLEST, LARGEST = 0.003, 0.3  # of a mark's box, share of the frame
 ACROSS = 0.12  # energy of edges across the main direction, relative to those along it
@@ -34,7 +37,8 @@ WINDOWS = (21, 61)  # px, in which edges are to run in more than one direction
 STROKES = 10  # edges that a row of letters crosses
 
 
-DEBUG=[]
+
+
 class Found(NamedTuple):
     """seen: share of the scene's edges that would have given way where there is no mark, in [0, 1]; boxes: of the marks, None
     where too little of the scene does."""
@@ -48,12 +52,16 @@ def find(clips: Sequence[Sequence[np.ndarray]]) -> Found:
     pictures = [np.stack([_small(frame) for frame in frames]) for frames in clips]
     stacks = [np.stack([gradients(picture) for picture in clip]) for clip in pictures]
     inner = _inside(np.concatenate(pictures))
-    common = np.median(np.stack([np.median(stack, axis=0) for stack in stacks]), axis=0)
+    medians = np.stack([np.median(stack, axis=0) for stack in stacks])
+    common = np.median(medians, axis=0)
     views = np.sum([1 + (SHIFTED - 1) * _gives_way(clip, common) for clip in pictures], axis=0)
+    views += _alike(medians, common)
     mark = lasting(stacks, common, views)
     weights = mark.usual * inner
     seen = float(weights[views >= VIEWS].sum() / max(1.0, weights.sum()))
-    return Found(seen, _marks(mark, inner) if seen >= SEEN else None)
+    if seen < SEEN:
+        return Found(seen, _marks(mark, inner, CLEAR) or None)
+    return Found(seen, _marks(mark, inner, FULL))
 
 
 def _gives_way(clip: np.ndarray, common: np.ndarray) -> np.ndarray:
@@ -69,12 +77,21 @@ def _gives_way(clip: np.ndarray, common: np.ndarray) -> np.ndarray:
     return np.sqrt(across / max(1, len(lumas) - 1)) >= MOVES_PX * (np.hypot(right, down) + 1e-6)
 
 
+def _alike(medians: np.ndarray, common: np.ndarray) -> np.ndarray:
+    """Medians (clips, h, w, 6) -> bool (h, w): they are so alike that two clips are as good as three."""
+    sizes = np.linalg.norm(medians, axis=-1) * np.linalg.norm(common, axis=-1)
+    return (len(medians) > 1) & (np.einsum("nhwc,hwc->nhw", medians, common) >= ALIKE * sizes).all(axis=0)
+
+
 def scene_flow(flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Flow (h, w, 2) in px -> what the background does at each pixel, right and down (h, w), also under a mark."""
     height, width = flow.shape[:2]
     grid = places(*cells(width, height))
     small = cv2.resize(flow, (grid.columns, grid.rows), interpolation=cv2.INTER_AREA).reshape(-1, 2)
-    values, _ = background(small.astype(np.float64) / width, grid, FLOOR_PX / width)
+    values, apart = background(small.astype(np.float64) / width, grid, FLOOR_PX / width)
+    size, left = np.hypot(*small.T), np.hypot(*apart.T) * width
+    if (size < REST_PX).mean() > RESTS or (left < np.maximum(1.0, 0.25 * size)).mean() < FOLLOW:
+        values = np.zeros_like(values)  # things move before a camera that does not
     fields = (basis @ values * width for basis in (grid.x_basis, grid.y_basis))
     right, down = (cv2.resize(field.reshape(grid.rows, grid.columns), (width, height)) for field in fields)
     return right, down
@@ -148,7 +165,7 @@ def _inside(pictures: np.ndarray) -> np.ndarray:
     return mask
 
 
-def _marks(mark: Lasting, inner: np.ndarray) -> list[Box]:
+def _marks(mark: Lasting, inner: np.ndarray, full: float) -> list[Box]:
     """Boxes of groups of lasting edges that look like a mark."""
     edges, seeds = mark.edges & inner, mark.seeds & inner
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * GAP_PX + 1, 2 * GAP_PX + 1))
@@ -161,8 +178,15 @@ def _marks(mark: Lasting, inner: np.ndarray) -> list[Box]:
         own = edges & (labels == label)
         if not SMALLEST <= wide * tall / (width * height) <= LARGEST or (own & seeds).sum() < SEEDS * own.sum():
             continue
+        if own.sum() < full * mark.usual[cv2.dilate(own.astype(np.uint8), kernel) > 0].sum():
+            continue
         box = (x / width, y / height, (x + wide) / width, (y + tall) / height)
-        DEBUG.append((len(boxes), round(float(own.sum()/max(1,(mark.usual*cv2.dilate(own.astype(np.uint8),kernel)).sum())),2), round(float((own&seeds).sum()/own.sum()),2)))
+            (
+                len(boxes),
+                round(float(own.sum() / max(1, (mark.usual * cv2.dilate(own.astype(np.uint8), kernel)).sum())), 2),
+                round(float((own & seeds).sum() / own.sum()), 2),
+            )
+        )
         if not _is_writing(own[y : y + tall, x : x + wide], box):
             boxes.append(box)
     return boxes

@@ -23,8 +23,9 @@ FRAMES = 3  # looked at per clip; reading costs more than all other built-in sig
 LOOK_PX = 512  # long side of the picture that is read; smaller ones are enlarged to it
 SURE, UNSURE = 0.75, 0.55  # reading scores: a line counts above the first, or above the second where it stays
 STAYS = 0.3  # overlap from which a line of another frame is at the same place
-MIN_LETTERS = 2
 LETTERS = re.compile(r"[^\W_]", re.UNICODE)
+STRANGE, LONG = 0.75, 5.0  # detection score and width / height of a line in a script that the reader does not know
+HUGE, HUGE_LETTERS = 0.3, 4  # discs and rings read as 0, o, 8: a line higher than this share of the frame needs more letters
 BAND_TOP, BAND_OFF = 0.66, 0.1  # subtitles: below this share of the height, centred to this share of the width
 COLUMNS = {name: pa.float64() for name in ("text", "text_persistence", "subtitles", *CROP)}
 
@@ -93,21 +94,36 @@ def _frames_with(line: Line, frames: Sequence[Sequence[Line]]) -> int:
 
 
 def read(rgb: np.ndarray) -> list[Line]:
-    """RGB uint8 (H, W, 3) -> the lines that can be read, surely or not."""
+    """RGB uint8 (H, W, 3) -> the lines that can be read, surely or not, and those that look like writing unknown to the reader."""
     scale = LOOK_PX / max(rgb.shape[:2])
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     size = tuple(max(8, round(side * scale)) for side in rgb.shape[1::-1])
     bgr = np.ascontiguousarray(cv2.resize(rgb, size, interpolation=method)[..., ::-1])
-    # Its flags stick from call to call: all of them are passed every time.
-    found = engine()(bgr, use_det=True, use_cls=False, use_rec=True, text_score=UNSURE)
-    if found.boxes is None:
+    # The engine's flags stick from call to call: all of them are passed every time.
+    seen = engine()(bgr, use_det=True, use_cls=False, use_rec=False, text_score=UNSURE)
+    if seen.boxes is None:
         return []
-    lines = zip(found.boxes, found.txts, found.scores, strict=True)
-    return [Line(_box(corners, size), float(score)) for corners, words, score in lines if _letters(words) >= MIN_LETTERS]
+    found = engine()(bgr, use_det=True, use_cls=False, use_rec=True, text_score=UNSURE)
+    known = [] if found.boxes is None else list(zip(found.boxes, found.txts, found.scores, strict=True))
+    boxes = [(_box(corners, size), words, float(score)) for corners, words, score in known]
+    lines = [Line(box, score) for box, words, score in boxes if plausible(words, box)]
+    strange = [Line(_box(corners, size), float(score)) for corners, score in zip(seen.boxes, seen.scores, strict=True)]
+    return lines + [one for one in strange if _is_strange(one, size, lines)]
 
 
-def _letters(words: str) -> int:
-    return len(LETTERS.findall(words))
+def _is_strange(line: Line, size: tuple[int, ...], lines: Sequence[Line]) -> bool:
+    """A long line that is surely detected but not read: another script."""
+    wide, tall = (line.box[2] - line.box[0]) * size[0], (line.box[3] - line.box[1]) * size[1]
+    unread = not any(overlap(line.box, other.box) >= STAYS for other in lines)
+    return unread and line.score >= STRANGE and wide >= LONG * tall
+
+
+def plausible(words: str, box: Box) -> bool:
+    """Whether it may be writing: two letters at least, not one pattern over and over (a row of windows reads as AAAA)."""
+    letters = LETTERS.findall(words)
+    if len(letters) < 2 or (len(letters) < HUGE_LETTERS and box[3] - box[1] > HUGE):
+        return False
+    return len(letters) > 6 or 2 * len(set(letters)) > len(letters)
 
 
 def _box(corners: np.ndarray, size: tuple[int, ...]) -> Box:

@@ -1,0 +1,171 @@
+"""People: how many are seen at once, how many faces, and how much of the frame the largest one covers.
+
+Without weights by what OpenCV ships: Haar cascades for faces (Viola and Jones, 2001), HOG for upright bodies (Dalal and Triggs,
+2005), kept strict, so that a wall is rarely a face; what is seen in a single frame alone counts when it is very sure. With
+`weights` an ONNX detector of the YOLOX kind, whose class 0 is a person.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import pyarrow as pa
+
+from curate.pictures import decode_jpegs
+from curate.signals.crops import Box, overlap
+from curate.signals.detector import detect
+from curate.signals.kinds import Scores, Signal
+
+FRAMES = 4
+LOOK_PX = 512
+COLUMNS = {"people": pa.float64(), "faces": pa.float64(), "largest_person": pa.float64()}
+FACE_SURE, FACE_CERTAIN = 3.0, 6.0  # weights of the last stage of a cascade: with company in another frame, alone
+BODY_SURE, BODY_CERTAIN = 1.2, 2.0  # distances from the plane of the classifier
+STAYS_PX = 0.25  # of the frame: how far a person may have gone between two proxies
+PERSON = 0  # class of a person in COCO
+
+
+class Sight(NamedTuple):
+    """kind: "face" | "body"; box: shares of the frame; certain: enough by itself."""
+
+    kind: str
+    box: Box
+    certain: bool
+
+
+def from_proxies(proxies: pa.Table, settings: Any) -> pa.Table:
+    rows = []
+    for jpegs in proxies["jpegs"].to_pylist():
+        frames = decode_jpegs(jpegs[:: max(1, len(jpegs) // FRAMES)][:FRAMES])
+        rows.append(detected(frames, settings.weights) if settings.weights else measure(frames))
+    columns = {name: pa.array([row[name] for row in rows], kind) for name, kind in COLUMNS.items()}
+    return pa.table({"clip_id": proxies["clip_id"]} | columns)
+
+
+def measure(frames: Sequence[np.ndarray]) -> Scores:
+    """RGB uint8 (H, W, 3) of one clip -> scores; all None without frames. people, faces: most seen in one frame."""
+    if not frames:
+        return dict.fromkeys(COLUMNS)
+    seen = [[*faces(gray), *bodies(gray)] for gray in (_gray(frame) for frame in frames)]
+    return summary([[one for one in sights if one.certain or _again(one, k, seen)] for k, sights in enumerate(seen)])
+
+
+def summary(seen: Sequence[Sequence[Sight]]) -> Scores:
+    people = [persons(sights) for sights in seen]
+    return {
+        "people": float(max(len(one) for one in people)),
+        "faces": float(max(sum(sight.kind == "face" for sight in sights) for sights in seen)),
+        "largest_person": max((_area(box) for one in people for box in one), default=0.0),
+    }
+
+
+def persons(sights: Sequence[Sight]) -> list[Box]:
+    """One box per person: bodies, and of the faces that belong to none of them the body that goes with it."""
+    bodies_seen = [sight.box for sight in sights if sight.kind == "body"]
+    lone = [sight.box for sight in sights if sight.kind == "face" and not any(_in(sight.box, b) for b in bodies_seen)]
+    return bodies_seen + [_body_below(box) for box in lone]
+
+
+def _area(box: Box) -> float:
+    return float((box[2] - box[0]) * (box[3] - box[1]))
+
+
+def _in(inner: Box, outer: Box) -> bool:
+    x, y = (inner[0] + inner[2]) / 2, (inner[1] + inner[3]) / 2
+    return outer[0] <= x <= outer[2] and outer[1] <= y <= outer[3]
+
+
+def _body_below(face: Box) -> Box:
+    """A person is about three faces wide and seven high; what is outside the frame is not seen."""
+    wide, tall = face[2] - face[0], face[3] - face[1]
+    return max(0.0, face[0] - wide), max(0.0, face[1] - 0.3 * tall), min(1.0, face[2] + wide), min(1.0, face[3] + 6 * tall)
+
+
+def _again(sight: Sight, place: int, seen: Sequence[Sequence[Sight]]) -> bool:
+    """Whether the like of it, of a similar size and not far, is seen in another frame."""
+
+    def like(other: Sight) -> bool:
+        near = abs(sight.box[0] - other.box[0]) < STAYS_PX and abs(sight.box[1] - other.box[1]) < STAYS_PX
+        ratio = _area(sight.box) / max(1e-9, _area(other.box))
+        return other.kind == sight.kind and near and 0.5 < ratio < 2
+
+    return any(like(other) for k, sights in enumerate(seen) if k != place for other in sights)
+
+
+# ------------------------------------------------------------------------------------------------------- built-in detectors
+
+
+def _gray(rgb: np.ndarray) -> np.ndarray:
+    gray = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    scale = LOOK_PX / max(gray.shape)
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    size = (max(16, round(gray.shape[1] * scale)), max(16, round(gray.shape[0] * scale)))
+    return cv2.equalizeHist(cv2.resize(gray, size, interpolation=method))
+
+
+def faces(gray: np.ndarray) -> list[Sight]:
+    """uint8 (h, w) -> faces from the front and from both sides, each once."""
+    found: list[Sight] = []
+    for cascade, mirrored in (("frontalface_alt2", False), ("profileface", False), ("profileface", True)):
+        picture = np.ascontiguousarray(gray[:, ::-1]) if mirrored else gray
+        boxes, _, weights = _cascade(cascade).detectMultiScale3(
+            picture, 1.1, 4, minSize=(24, 24), outputRejectLevels=True
+        )
+        for (x, y, wide, tall), weight in zip(boxes, np.ravel(weights)):
+            left = gray.shape[1] - x - wide if mirrored else x
+            sight = Sight("face", _shares(left, y, wide, tall, gray), float(weight) >= FACE_CERTAIN)
+            if weight >= FACE_SURE and not any(overlap(sight.box, other.box) > 0.2 for other in found):
+                found.append(sight)
+    return found
+
+
+def bodies(gray: np.ndarray) -> list[Sight]:
+    """uint8 (h, w) -> upright bodies, overlapping ones once."""
+    if gray.shape[0] < 128 or gray.shape[1] < 64:
+        return []
+    boxes, weights = _hog().detectMultiScale(gray, winStride=(8, 8), padding=(16, 16), scale=1.08)
+    found: list[Sight] = []
+    for (x, y, wide, tall), weight in sorted(zip(boxes, np.ravel(weights)), key=lambda one: -float(one[1])):
+        sight = Sight("body", _shares(x, y, wide, tall, gray), float(weight) >= BODY_CERTAIN)
+        if weight >= BODY_SURE and not any(overlap(sight.box, other.box) > 0.2 for other in found):
+            found.append(sight)
+    return found
+
+
+def _shares(x: int, y: int, wide: int, tall: int, gray: np.ndarray) -> Box:
+    height, width = gray.shape
+    return max(0.0, x / width), max(0.0, y / height), min(1.0, (x + wide) / width), min(1.0, (y + tall) / height)
+
+
+@lru_cache(maxsize=4)
+def _cascade(name: str) -> cv2.CascadeClassifier:
+    return cv2.CascadeClassifier(str(Path(cv2.data.haarcascades) / f"haarcascade_{name}.xml"))
+
+
+@lru_cache(maxsize=1)
+def _hog() -> cv2.HOGDescriptor:
+    hog = cv2.HOGDescriptor()
+    hog.setSVMDetector(cv2.HOGDescriptor.getDefaultPeopleDetector())  # type: ignore[arg-type]
+    return hog
+
+
+# ------------------------------------------------------------------------------------------------------------------ network
+
+
+def detected(frames: Sequence[np.ndarray], weights: str) -> Scores:
+    """people and largest_person from a detector network; faces stay with the cascades."""
+    if not frames:
+        return dict.fromkeys(COLUMNS)
+    found = [[one.box for one in detect(weights, frame) if one.label == PERSON] for frame in frames]
+    return measure(frames) | {
+        "people": float(max(len(boxes) for boxes in found)),
+        "largest_person": max((_area(box) for boxes in found for box in boxes), default=0.0),
+    }
+
+
+SIGNAL = Signal(COLUMNS, 1, "proxies", from_proxies=from_proxies)
