@@ -39,7 +39,7 @@ def shard_name(shard: int) -> str:
     return f"shard-{shard:05d}.tar"
 
 
-def text_name(shard: int, encoder: str, samples: Sequence[Mapping[str, Any]]) -> str:
+def text_name(shard: int, encoder: str, samples: Sequence[Mapping[str, Any]] = ()) -> str:
     """A text tar's name: it covers the encoder (its fingerprint) and the keys and captions of the samples, so that a
     tar never changes under its name."""
     made_by = fingerprint([encoder, [[one["key"], one["captions"]] for one in samples]])
