@@ -181,12 +181,6 @@ def _marks(mark: Lasting, inner: np.ndarray, full: float) -> list[Box]:
         if own.sum() < full * mark.usual[cv2.dilate(own.astype(np.uint8), kernel) > 0].sum():
             continue
         box = (x / width, y / height, (x + wide) / width, (y + tall) / height)
-            (
-                len(boxes),
-                round(float(own.sum() / max(1, (mark.usual * cv2.dilate(own.astype(np.uint8), kernel)).sum())), 2),
-                round(float((own & seeds).sum() / own.sum()), 2),
-            )
-        )
         if not _is_writing(own[y : y + tall, x : x + wide], box):
             boxes.append(box)
     return boxes
