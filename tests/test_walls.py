@@ -25,7 +25,7 @@ ARROWS: dict[str, set[str]] = {
 # VAE training reads pixels of the footage itself: the only file of train that does.
 BEYOND: dict[str, set[str]] = {"train/vae_data.py": {"media.probe", "media.frames", "media.decode"}}
 
-TORCH_IN_CURATE: set[str] = {"curate/embed_clip.py"}
+TORCH_IN_CURATE: set[str] = {"curate/embed_clip.py", "curate/transnet.py", "curate/signals/dover.py"}
 WEBDATASET_IN = {"cache/shards.py", "cache/read.py"}
 
 HEAVY = {"torch", "ray", "transformers", "diffusers", "open_clip", "sklearn", "matplotlib", "webdataset", "decord"}
