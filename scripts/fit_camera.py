@@ -1,7 +1,7 @@
-"""Fits the small network of the camera signal: `python -m scripts.fit_camera [--scenes 1600] [--workers 2]`.
+"""Fits the small network of the camera signal: `python -m scripts.fit_camera [--scenes 1100] [--flows 1500] [--workers 2]`.
 
-Renders scenes with depth (benchmarks/camera_scenes.py), reduces their flow as the pass does, and writes
-curate/signals/weights/camera.json. Scenes that no class fits (a flat wall that slides: pan or tilt?) are given to both.
+Renders scenes with depth (benchmarks/camera_scenes.py) and reduces their flow as the pass does; adds flow that is written down
+from geometry (benchmarks/camera_flows.py), for what the scenes lack. Writes curate/signals/weights/camera.json.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from concurrent.futures import ProcessPoolExecutor
 import cv2
 import numpy as np
 
-from benchmarks.camera_scenes import Example, fitted
+from benchmarks.camera_flows import flow_example
+from benchmarks.camera_scenes import fitted
+from curate.signals.camera_fit import Fit
 from curate.signals.camera_kinds import KINDS, NAMES, WEIGHTS, features
 
 HIDDEN = 24
@@ -22,18 +24,22 @@ SHAKE = 0.06  # deviation, in deviations of each number, added to the examples w
 COPIES = 6  # of each example, each shaken otherwise
 
 
-def examples(count: int, workers: int) -> list[Example]:
+Labelled = tuple[str, list[Fit]]  # kind, fits of a clip
+
+
+def examples(scenes: int, flows: int, workers: int) -> list[Labelled]:
     with ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-        return list(pool.map(fitted, range(count), chunksize=16))
+        rendered = [(one.kind, one.fits) for one in pool.map(fitted, range(scenes), chunksize=16)]
+        return rendered + list(pool.map(flow_example, range(flows), chunksize=16))
 
 
-def table(found: Sequence[Example]) -> tuple[np.ndarray, np.ndarray]:
+def table(found: Sequence[Labelled]) -> tuple[np.ndarray, np.ndarray]:
     """Features (n, len(NAMES)) and kinds (n,); of a clip also its first half, so that short clips are known too."""
     rows, kinds = [], []
-    for one in found:
-        for fits in (one.fits, one.fits[: max(6, len(one.fits) // 2)]):
+    for kind, whole in found:
+        for fits in (whole, whole[: max(6, len(whole) // 2)]):
             rows.append(features(fits))
-            kinds.append(KINDS.index(one.kind))
+            kinds.append(KINDS.index(kind))
     return np.array(rows), np.array(kinds)
 
 
@@ -53,14 +59,15 @@ def fit_network(values: np.ndarray, kinds: np.ndarray) -> dict[str, list]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scenes", type=int, default=1600)
+    parser.add_argument("--scenes", type=int, default=1100)
+    parser.add_argument("--flows", type=int, default=1500)
     parser.add_argument("--workers", type=int, default=2)
     chosen = parser.parse_args()
-    values, kinds = table(examples(chosen.scenes, chosen.workers))
-    made = {"made_by": "scripts/fit_camera.py", "scenes": chosen.scenes, "features": NAMES, "kinds": KINDS}
+    values, kinds = table(examples(chosen.scenes, chosen.flows, chosen.workers))
+    made = {"made_by": "scripts/fit_camera.py", "scenes": chosen.scenes, "flows": chosen.flows, "features": NAMES, "kinds": KINDS}
     WEIGHTS.parent.mkdir(exist_ok=True)
     WEIGHTS.write_text(json.dumps(made | fit_network(values, kinds)) + "\n", encoding="utf-8")
-    print(f"{WEIGHTS}: fitted on {len(kinds)} clips of {chosen.scenes} scenes")
+    print(f"{WEIGHTS}: fitted on {len(kinds)} clips of {chosen.scenes} scenes and {chosen.flows} flows")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from curate.signals.camera_fit import Fit, fit
-from curate.signals.camera_kinds import KINDS, features, mean_move, probabilities
+from curate.signals.camera_kinds import KINDS, NAMES, features, mean_move, probabilities
 from curate.signals.flow import FlowPairs
 from curate.signals.kinds import Clip, Record, Scores, Seen, Signal
 
@@ -32,6 +32,9 @@ CLASSES = (
     "around left", "around right", "static", "handheld",
 )  # fmt: skip
 LEAST_S = 0.4  # of flow: less says nothing about a movement
+AGAINST = tuple(NAMES.index(f"share_{k}") for k in range(3))  # cells at less than half of the background's speed, or against it
+STAYS = 0.0755  # share of them from which on the camera may ride around something: 0.077 or more in rendered rides, and 0.0745 in a
+# real pan over a bare door, where the flow is guesswork
 COLUMNS = {"camera": pa.string(), "camera_confidence": pa.float64()}
 
 
@@ -55,7 +58,11 @@ def summary(records: Sequence[Record], clip: Clip) -> Scores:
 
 def classify(fits: Sequence[Fit]) -> tuple[str, float]:
     """Fits of a clip, at least one -> class and confidence in [0, 1]: how likely the kind is, times how clear its direction."""
-    shares = probabilities(features(fits))
+    values = features(fits)
+    shares = probabilities(values)
+    if values[list(AGAINST)].sum() < STAYS:
+        shares[KINDS.index("around")] = 0.0  # nothing stays that the camera could ride around
+        shares /= shares.sum()
     kind = KINDS[int(np.argmax(shares))]
     way, clarity = direction(kind, fits)
     return f"{kind} {way}".strip(), round(float(shares.max()) * clarity, 4)
