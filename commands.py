@@ -23,6 +23,7 @@ from media import storage
 from pipelines import RecipeError
 
 LEASE_S = 60.0  # a holder on an object store that has not renewed for this long is dead
+SETTLE_S = 0.5  # after taking a lease: of several that took it at once the last writer has it
 
 
 class Busy(RuntimeError):
@@ -54,6 +55,11 @@ class Stop:
             os._exit(128 + number)
         self.number = number
         print("\nstopping after the part at hand; once more to stop now", file=sys.stderr, flush=True)
+
+    @property
+    def asked(self) -> bool:
+        """For loops that end by themselves, save, and only then check()."""
+        return self.number is not None
 
     def check(self) -> None:
         if self.number is not None:
@@ -154,7 +160,11 @@ def _lease(path: str) -> Iterator[None]:
         held = json.loads(storage.read_bytes(path))
         if time.time() - held["time"] < LEASE_S and not _dead_here(held):
             raise Busy(f"{path} is held by {_who(json.dumps(held))}; it lapses {LEASE_S:.0f} s after its holder's end")
-    storage.write_bytes(path, _me().encode())
+    mine = _me().encode()
+    storage.write_bytes(path, mine)
+    time.sleep(SETTLE_S)
+    if (now := storage.read_bytes(path)) != mine:
+        raise Busy(f"{path} is held by {_who(now.decode())}, who took it at the same moment")
     done = threading.Event()
 
     def renew() -> None:

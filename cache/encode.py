@@ -23,13 +23,6 @@ BATCH_PIXELS = 4 * 17 * 512 * 512  # px of all frames that go through a VAE on a
 LOG_SIGMA = (-3.0, 0.5)  # CogVideoX-1.5: noise of the condition image, sigma = exp(N(-3, 0.5))
 
 
-class Made(NamedTuple):
-    """Samples that are in shards now, and planned ones that could not be made."""
-
-    encoded: int = 0
-    failed: int = 0
-
-
 class Job(NamedTuple):
     """One bucket's shards that are to be made."""
 
@@ -43,7 +36,7 @@ class Job(NamedTuple):
 
 
 def make_latents(recipe: Recipe, jobs: Sequence[Job], vae: Vae, workers: int, done: Callable[[Bucket, int], None],
-                 stopping: Callable[[], bool]) -> Made:  # fmt: skip
+                 stopping: Callable[[], bool]) -> None:  # fmt: skip
     """Make every shard of the jobs and index it.
 
     done(bucket, samples) is called as samples are made. After stopping() came true the shard at hand is finished.
@@ -52,19 +45,16 @@ def make_latents(recipe: Recipe, jobs: Sequence[Job], vae: Vae, workers: int, do
         Request(item.path, item.start_s, item.crop, job.bucket)
         for job in jobs for shard in job.shards for item in shard.items
     ]  # fmt: skip
-    made = Made()
     with closing(read_ahead(requests, min(workers, len(requests)), recipe.curate.stall_s)) as pixels:
         for job in jobs:
             for shard in job.shards:
                 if not stopping():
-                    one = _make_shard(recipe, job, shard, vae, pixels, done)
-                    made = Made(made.encoded + one.encoded, made.failed + one.failed)
+                    _make_shard(recipe, job, shard, vae, pixels, done)
             job.state.save()
-    return made
 
 
 def _make_shard(recipe: Recipe, job: Job, shard: Shard, vae: Vae, pixels: Iterator[Result],
-                done: Callable[[Bucket, int], None]) -> Made:  # fmt: skip
+                done: Callable[[Bucket, int], None]) -> None:  # fmt: skip
     with writing_shard(job.state.shard_path(shard.number)) as writer:
         for item, found in _encoded(recipe, job.bucket, shard.items, vae, pixels):
             if isinstance(found, str):
@@ -73,7 +63,6 @@ def _make_shard(recipe: Recipe, job: Job, shard: Shard, vae: Vae, pixels: Iterat
                 writer.add(item.key, pack(found), _facts(item, job.bucket))
             done(job.bucket, 1)
     job.state.add(shard.number, writer.places, writer.failed)
-    return Made(len(writer.places), len(writer.failed))
 
 
 def _encoded(recipe: Recipe, bucket: Bucket, items: Sequence[Item], vae: Vae,

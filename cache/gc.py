@@ -7,7 +7,6 @@ samples of clips that were forgotten (`curate forget`) or were superseded: their
 from __future__ import annotations
 
 import json
-import sys
 import tarfile
 from collections.abc import Iterator
 from typing import Annotated, Any, NamedTuple
@@ -16,15 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import typer
 
+import commands
 from cache import index as tables
 from cache.fingerprint import cache_folder, latent_settings
-from cache.lock import Busy, held
 from cache.shards import writing_shard
 from cache.state import BucketState
 from curate.tables import forgotten
 from media import storage
-from model.weights import MissingWeights
-from pipelines import Recipe, RecipeError, load
+from pipelines import Recipe, load
 
 
 class Stale(NamedTuple):
@@ -50,9 +48,9 @@ def stale(recipe: Recipe) -> Iterator[Stale]:
 
 
 def remove(recipe: Recipe, found: list[Stale]) -> None:
-    """Remove what stale() found. Raises Busy while an encoder works on the recipe's cache."""
+    """Remove what stale() found. Raises commands.Busy while an encoder works on the recipe's cache."""
     folder = cache_folder(recipe, latent_settings(recipe))
-    with held(folder):
+    with commands.hold(folder, "encode"):
         for one in found:
             if one.keys:
                 _rewrite(folder, one)
@@ -178,26 +176,18 @@ def main(
     really: Annotated[bool, typer.Option("--remove", help="Remove what is listed.")] = False,
 ) -> None:
     """List, and on request remove, what of the caches nobody needs any more."""
-    try:
-        chosen = load(config, recipe, tuple(sets or ()), workspace=workspace)
-        found = list(stale(chosen))
-        for one in found:
-            print(f"{one.bytes / 1e6:10.1f} MB  {one.path}: {one.why}")
-        if really:
-            remove(chosen, found)
-        total = sum(one.bytes for one in found) / 1e6
-        print(
-            f"{total:.1f} MB {'removed' if really else 'can go: run again with --remove'}"
-            if found
-            else "nothing is stale"
-        )
-    except (RecipeError, MissingWeights) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
-    except Busy as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(3) from None
+    chosen = load(config, recipe, tuple(sets or ()), workspace=workspace)
+    found = list(stale(chosen))
+    for one in found:
+        print(f"{one.bytes / 1e6:10.1f} MB  {one.path}: {one.why}")
+    if not found:
+        print("nothing is stale")
+        return
+    if really:
+        remove(chosen, found)
+    total = sum(one.bytes for one in found) / 1e6
+    print(f"{total:.1f} MB {'removed' if really else 'can go: run again with --remove'}")
 
 
 if __name__ == "__main__":
-    app()
+    commands.run(lambda: app(standalone_mode=False))

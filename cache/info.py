@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Annotated, Any
 
 import typer
 
+import commands
 from cache import index as tables
 from cache.buckets import Bucket
-from cache.fingerprint import CacheError, cache_folder, differences, latent_settings
+from cache.fingerprint import NoCache, cache_folder, differences, latent_settings
 from media import storage
-from model.weights import MissingWeights
-from pipelines import Recipe, RecipeError, load
+from pipelines import Recipe, load
 
 
 def info(folder: str) -> dict[str, Any]:
-    """Per bucket samples, tokens, bytes and hours. Raises CacheError where there is no cache."""
+    """Per bucket samples, tokens, bytes and hours. Raises NoCache where there is no cache."""
     described = _described(folder)
     found: dict[str, dict[str, Any]] = {}
     for name in tables.buckets(folder):
@@ -48,7 +47,7 @@ def difference(one: str, other: str) -> list[str]:
 def _described(folder: str) -> dict[str, Any]:
     found = tables.read_json(storage.join(folder, "cache.json"))
     if found is None:
-        raise CacheError(f"{folder}: no latent cache there")
+        raise NoCache(f"{folder}: no latent cache there")
     return found
 
 
@@ -64,15 +63,10 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="The result as one JSON object.")] = False,
 ) -> None:
     """Say what a cache holds, or, of two, how their settings differ."""
-    try:
-        if folders and len(folders) == 2:
-            lines = difference(*folders)
-            print("\n".join(lines) or "no difference")
-            return
-        found = info(folders[0] if folders else _of_recipe(load(config, recipe, (), workspace=workspace)))
-    except (RecipeError, MissingWeights, CacheError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
+    if folders and len(folders) == 2:
+        print("\n".join(difference(*folders)) or "no difference")
+        return
+    found = info(folders[0] if folders else _of_recipe(load(config, recipe, (), workspace=workspace)))
     print(json.dumps(found) if as_json else _table(found))
 
 
@@ -90,4 +84,4 @@ def _table(found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    app()
+    commands.run(lambda: app(standalone_mode=False))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from model.text import TextEncoder, TextSpec, load_spec
@@ -10,8 +12,9 @@ from pipelines import Recipe
 
 
 def best_device(asked: str | None = None) -> torch.device:
-    """The one asked for, else cuda where there is one."""
-    return torch.device(asked or ("cuda" if torch.cuda.is_available() else "cpu"))
+    """The one asked for, else cuda where there is one; of several GPUs the one that torchrun gave this process."""
+    kind = asked or ("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(kind, int(os.environ.get("LOCAL_RANK", "0"))) if kind == "cuda" else torch.device(kind)
 
 
 def vae_of(recipe: Recipe, device: torch.device | str = "cpu") -> Vae:

@@ -26,7 +26,7 @@ import torch
 
 from cache import index as tables
 from cache.buckets import Bucket
-from cache.fingerprint import CacheError, cache_folder, differences, latent_settings, text_settings
+from cache.fingerprint import CacheError, NoCache, cache_folder, differences, latent_settings, text_settings
 from cache.members import unpack
 from cache.shelf import Shelf, Window
 from media import storage
@@ -53,18 +53,18 @@ def open_cache(recipe: Recipe, check: Check = "first", shelf: str | None = None,
                shelf_bytes: int = SHELF_BYTES) -> LatentCache:  # fmt: skip
     """The cache that the recipe's settings name. shelf: folder for fetched shards (the system's temporary one).
 
-    Raises CacheError when there is none, with the difference to those that are there.
+    Raises NoCache (a CacheError) when there is none, with the difference to those that are there.
     """
     wanted, texts = latent_settings(recipe), text_settings(recipe)
     folder = cache_folder(recipe, wanted)
     found = tables.read_json(storage.join(folder, "cache.json"))
     if found is None:
-        raise CacheError(_no_cache(recipe, folder, wanted))
+        raise NoCache(_no_cache(recipe, folder, wanted))
     if found["settings"] != wanted:
-        raise CacheError(f"{folder} was made by other settings:\n" + "\n".join(differences(wanted, found["settings"])))
+        raise NoCache(f"{folder} was made by other settings:\n" + "\n".join(differences(wanted, found["settings"])))
     if fingerprint(texts) not in found["text"]:
         others = [line for other in found["text"].values() for line in differences(texts, other)]
-        raise CacheError(f"{folder} has no text states of this recipe, run `python -m cache.encode_latents`:\n"
+        raise NoCache(f"{folder} has no text states of this recipe, run `python -m cache.encode_latents`:\n"
                          + "\n".join(others))  # fmt: skip
     return LatentCache(folder, recipe, fingerprint(texts), check, shelf, shelf_bytes)
 
@@ -76,7 +76,7 @@ class LatentCache:
                  shelf: str | None = None, shelf_bytes: int = SHELF_BYTES):  # fmt: skip
         found = tables.read_json(storage.join(folder, "cache.json"))
         if found is None:
-            raise CacheError(f"{folder}: no latent cache, run `python -m cache.encode_latents`")
+            raise NoCache(f"{folder}: no latent cache, run `python -m cache.encode_latents`")
         self.folder, self.recipe, self.check = folder, recipe, check
         self.text = text or _only(found["text"], folder)
         self.settings: dict[str, Any] = {"latents": found["settings"], "text": found["text"][self.text]}

@@ -19,15 +19,20 @@ from media import storage
 
 
 class BucketState:
-    """made: numbers of the shards that are there. Tables are in memory until save()."""
+    """made: numbers of the shards that are there. Tables are in memory until save().
 
-    def __init__(self, folder: str, bucket: str, say: Callable[[str], None]):
-        self.folder, self.bucket = folder, bucket
+    say: told when a broken tar is set aside; None for a process that only adds shards to another one's plan: it leaves
+    what is there alone, and the tables too.
+    """
+
+    def __init__(self, folder: str, bucket: str, say: Callable[[str], None] | None):
+        self.folder, self.bucket, self._owner = folder, bucket, say is not None
         self.plan = tables.read_table(tables.plan_path(folder, bucket), tables.PLAN)
         self._rows = tables.read_table(tables.index_path(folder, bucket), tables.INDEX).to_pylist()
         self._failed = tables.read_table(tables.failed_path(folder, bucket), tables.FAILED).to_pylist()
-        self.made: set[int] = set()
-        self._reconcile(say)
+        self.made = _tars(storage.join(folder, bucket))
+        if say is not None:
+            self._reconcile(say)
 
     def shard_path(self, shard: int) -> str:
         return storage.join(self.folder, self.bucket, tables.shard_name(shard))
@@ -47,6 +52,10 @@ class BucketState:
             self._failed.append({name: row[name] for name in tables.FAILED.names})
         self.made.add(shard)
 
+    def counts(self) -> tuple[int, int]:
+        """Samples in the shards, and planned ones that could not be made."""
+        return len(self._rows), len(self._failed)
+
     def index(self) -> pa.Table:
         """In the order of shards and of samples in them; of two samples with the same clip and start the later one."""
         latest = {(row["clip_id"], row["start_tick"]): row for row in sorted(self._rows, key=_order)}
@@ -60,6 +69,8 @@ class BucketState:
         return {(self.bucket, *one): reason for one, reason in found.items() if one not in held}
 
     def save(self) -> None:
+        if not self._owner:
+            return
         failed = pa.Table.from_pylist(sorted(self._failed, key=_order), schema=tables.FAILED)
         for path, table, schema in (
             (tables.failed_path(self.folder, self.bucket), failed, tables.FAILED),
@@ -93,7 +104,7 @@ class BucketState:
         return self.plan.filter(pc.equal(self.plan["shard"], shard)).to_pylist()
 
     def _reconcile(self, say: Callable[[str], None]) -> None:
-        there = _tars(storage.join(self.folder, self.bucket))
+        there = self.made
         self._rows = [row for row in self._rows if row["shard"] in there]
         self._failed = [row for row in self._failed if row["shard"] in there]
         known = {row["shard"] for row in [*self._rows, *self._failed]}

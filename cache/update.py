@@ -11,22 +11,24 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
+import commands
 from cache import index as tables
 from cache.buckets import Bucket, Size
-from cache.encode import Job, Made, make_latents
+from cache.crew import Crew
+from cache.encode import Job, make_latents
 from cache.encode_text import TextCounts, TextWriter
 from cache.fingerprint import cache_folder, latent_settings, text_settings
 from cache.ledger import Placed, clips_of, feeding_sets, place, view_table
-from cache.lock import held
 from cache.networks import best_device, text_of, vae_of
 from cache.plan import extended, sample_bytes, shards
-from cache.progress import Progress, Signals
+from cache.speed import write_speed
 from cache.state import BucketState
 from curate.tables import Tables
 from media import storage
 from pipelines import Recipe, RecipeError, fingerprint
 
 Say = Callable[[str], None]
+Stopping = Callable[[], bool]
 
 
 class Options(NamedTuple):
@@ -36,6 +38,7 @@ class Options(NamedTuple):
     workers: int | None = None
     device: str | None = None
     retry_failed: bool = False
+    as_json: bool = False
 
 
 class Summary(NamedTuple):
@@ -49,34 +52,48 @@ class Summary(NamedTuple):
     text: TextCounts
     text_tars: int
     seconds: float
-    interrupted: int | None
 
 
-def update(recipe: Recipe, options: Options, say: Say) -> Summary:
-    """Encode what is missing. say(line) gets what a person should know.
+def update(recipe: Recipe, options: Options, say: Say, stopping: Stopping = lambda: False,
+           crew: Crew | None = None) -> Summary:  # fmt: skip
+    """Encode what is missing. say(line) gets what a person should know; after stopping() came true the shard at hand is
+    finished and the tables are written. crew: the processes that do it together; this one is the first of them.
 
-    Raises RecipeError, MissingWeights, Busy, FileNotFoundError (no curated tables), CacheError.
+    Raises RecipeError, MissingWeights, commands.Busy, FileNotFoundError (no curated tables), CacheError.
     """
+    crew = crew or Crew()
     placed = ledgers(recipe, options.stage)
     latents, texts = latent_settings(recipe), text_settings(recipe)
     folder = cache_folder(recipe, latents)
-    with held(folder), Signals() as signals:
+    with commands.hold(folder, "encode"):
         _sweep(folder)
         states = {bucket.name: BucketState(folder, bucket.name, say) for bucket in buckets_of(placed)}
         _describe(folder, latents, texts, {})
         if options.retry_failed:
             say(f"{sum(state.forget_failures() for state in states.values())} failed samples are tried again")
-        jobs = _plan(recipe, placed, states, _sizes(recipe, placed, latents, texts))
+        jobs = _plan(recipe, placed, states, sizes_in_bytes(recipe, placed, latents, texts))
         _write_ledgers(folder, placed, states, merge=options.stage is not None)
         say(f"{folder}: {sum(job.samples for job in jobs)} samples to encode in {len(jobs)} buckets")
-        started = time.monotonic()
-        made = _latents(recipe, options, jobs, signals)
-        seconds = time.monotonic() - started
+        before = {name: state.counts() for name, state in states.items()}
+        states, seconds = _latents(recipe, options, jobs, states, stopping, crew, say)
+        encoded, failed = _done(folder, options, before, states, seconds)
         _write_ledgers(folder, placed, states, merge=options.stage is not None)
-        texts_made, written = _texts(recipe, options, folder, texts, states, signals, say)
+        texts_made, written = _texts(recipe, options, folder, texts, states, stopping, say)
         counts = {name: len(state.index()) for name, state in states.items()}
         _describe(folder, latents, texts, counts)
-        return Summary(folder, ledger_counts(placed), counts, *made, texts_made, written, seconds, signals.got)
+        return Summary(folder, ledger_counts(placed), counts, encoded, failed, texts_made, written, seconds)
+
+
+def assist(recipe: Recipe, options: Options, crew: Crew, stopping: Stopping = lambda: False) -> None:
+    """Make this process's share of the shards that the first one planned; tables and texts are the first one's."""
+    crew.planned()
+    placed, folder = ledgers(recipe, options.stage), cache_folder(recipe, latent_settings(recipe))
+    jobs = []
+    for bucket in buckets_of(placed):
+        state = BucketState(folder, bucket.name, say=None)
+        jobs.append(Job(state, bucket, tuple(shards(state.plan, state.made, _in_bucket(placed, bucket)))))
+    _make(recipe, options, jobs, stopping, crew)
+    crew.finished()
 
 
 def ledgers(recipe: Recipe, stage: str | None = None) -> dict[str, list[Placed]]:
@@ -101,23 +118,8 @@ def ledger_counts(placed: dict[str, list[Placed]]) -> dict[str, dict[str, int]]:
     return {view: dict(counts.most_common()) for view, counts in counted.items()}
 
 
-def estimate(recipe: Recipe, stage: str | None = None) -> dict[str, Any]:
-    """What a run would do, and how long it takes at the rate of the last one. Nothing is written."""
-    placed, latents = ledgers(recipe, stage), latent_settings(recipe)
-    folder = cache_folder(recipe, latents)
-    size = _sizes(recipe, placed, latents, text_settings(recipe))
-    missing = {bucket.name: _missing(folder, placed, bucket) for bucket in buckets_of(placed)}
-    return {
-        "folder": folder,
-        "ledger": ledger_counts(placed),
-        "samples": missing,
-        "frames": sum(count * Bucket.parse(name).frames for name, count in missing.items()),
-        "bytes": sum(count * size[name] for name, count in missing.items()),
-    }
-
-
-def _sizes(recipe: Recipe, placed: dict[str, list[Placed]], latents: dict[str, Any],
-           texts: dict[str, Any]) -> dict[str, int]:  # fmt: skip
+def sizes_in_bytes(recipe: Recipe, placed: dict[str, list[Placed]], latents: dict[str, Any],
+                   texts: dict[str, Any]) -> dict[str, int]:  # fmt: skip
     """Bucket -> about the bytes of a sample of it."""
     channels, width = latents["vae"]["channels"], texts["encoder"]["width"]
     return {bucket.name: sample_bytes(bucket, channels, width, recipe.cache) for bucket in buckets_of(placed)}
@@ -133,12 +135,6 @@ def _sweep(folder: str) -> None:
     for entry in storage.find(folder, ".part"):
         if storage.name(entry.path).startswith("."):
             storage.remove(entry.path)
-
-
-def _missing(folder: str, placed: dict[str, list[Placed]], bucket: Bucket) -> int:
-    index = tables.read_table(tables.index_path(folder, bucket.name), tables.INDEX)
-    held_samples = set(zip(index["clip_id"].to_pylist(), index["start_tick"].to_pylist()))
-    return len({(one.clip.clip_id, one.start_tick) for one in _in_bucket(placed, bucket)} - held_samples)
 
 
 def _in_bucket(placed: dict[str, list[Placed]], bucket: Bucket) -> Iterable[Placed]:
@@ -158,29 +154,57 @@ def _plan(recipe: Recipe, placed: dict[str, list[Placed]], states: dict[str, Buc
     return jobs
 
 
-def _latents(recipe: Recipe, options: Options, jobs: list[Job], signals: Signals) -> Made:
-    """Make what is missing; the VAE is loaded only then."""
-    total = sum(job.samples for job in jobs)
+def _latents(recipe: Recipe, options: Options, jobs: list[Job], states: dict[str, BucketState], stopping: Stopping,
+             crew: Crew, say: Say) -> tuple[dict[str, BucketState], float]:  # fmt: skip
+    """Make what is missing, with the crew. What is there now, and the seconds it took."""
     for job in jobs:
         job.state.save()  # what a killed run left without an index
-    if not total or signals.got:
-        return Made()
+    started = time.monotonic()
+    crew.planned()
+    _make(recipe, options, jobs, stopping, crew)
+    crew.finished()
+    if not crew.alone:  # others wrote tars that no table knows yet
+        states = {name: BucketState(state.folder, name, say) for name, state in states.items()}
+        for state in states.values():
+            state.save()
+    return states, time.monotonic() - started
+
+
+def _make(recipe: Recipe, options: Options, jobs: list[Job], stopping: Stopping, crew: Crew) -> None:
+    """Make the shards that fall to this process; the VAE is loaded only when there are any."""
+    mine = [
+        job._replace(shards=tuple(shard for shard in job.shards if crew.takes(at + shard.number)))
+        for at, job in enumerate(jobs)
+    ]
+    total = sum(job.samples for job in mine)
+    if not total or stopping():
+        return
     vae = vae_of(recipe, best_device(options.device))
-    progress = Progress("latents", total)
+    progress = commands.Progress("latents", total, options.as_json)
     workers = options.workers if options.workers is not None else os.cpu_count() or 1
-    return make_latents(recipe, jobs, vae, workers, lambda bucket, count: progress.add(count, bucket.name),
-                        lambda: signals.got is not None)  # fmt: skip
+    make_latents(recipe, mine, vae, workers, lambda bucket, count: progress.add(count, bucket=bucket.name), stopping)
+    progress.close()
+
+
+def _done(folder: str, options: Options, before: dict[str, tuple[int, int]], states: dict[str, BucketState],
+          seconds: float) -> tuple[int, int]:  # fmt: skip
+    """Samples made and failed since `before`; the speed is kept for estimates."""
+    made = {name: state.counts()[0] - before[name][0] for name, state in states.items()}
+    failed = sum(state.counts()[1] - before[name][1] for name, state in states.items())
+    if any(made.values()):
+        write_speed(folder, best_device(options.device).type, made, seconds)
+    return sum(made.values()), failed
 
 
 def _texts(recipe: Recipe, options: Options, folder: str, settings: dict[str, Any], states: dict[str, BucketState],
-           signals: Signals, say: Say) -> tuple[TextCounts, int]:  # fmt: skip
+           stopping: Stopping, say: Say) -> tuple[TextCounts, int]:  # fmt: skip
     """Bring the text states of these buckets into line. Counts, and tars written."""
     rows = Tables(recipe).read("captions", ["clip_id", "texts"]).to_pylist()
     captions = {row["clip_id"]: row["texts"] for row in rows}
     writer = TextWriter(folder, settings, lambda: text_of(recipe, best_device(options.device)), captions, say)
     written = 0
     for name, state in states.items():
-        if not signals.got:
+        if not stopping():
             written += writer.update(name, state.index())
     return writer.counts, written
 

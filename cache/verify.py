@@ -16,6 +16,7 @@ import pyarrow as pa
 import torch
 import typer
 
+import commands
 from cache import index as tables
 from cache.buckets import Bucket
 from cache.fingerprint import CacheError
@@ -23,8 +24,7 @@ from cache.members import unpack
 from cache.read import LatentCache, open_cache
 from cache.shards import set_aside
 from media import storage
-from model.weights import MissingWeights
-from pipelines import RecipeError, load
+from pipelines import Recipe, RecipeError, load
 
 RMS = (
     0.02,
@@ -126,29 +126,52 @@ def main(
     workspace: Annotated[str | None, typer.Option(help="Where the cache is.")] = None,
     sets: Annotated[list[str] | None, typer.Option("--set", help="Any key of the recipe: key=value.")] = None,
     aside: Annotated[bool, typer.Option("--set-aside", help="Rename broken tars, to be made again.")] = False,
+    pictures: Annotated[str | None, typer.Option(help="PNG of samples decoded again, source | decoded.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="How many samples --pictures shows.")] = 12,
     as_json: Annotated[bool, typer.Option("--json", help="The result as one JSON object.")] = False,
-) -> None:
+) -> int:
     """Check a latent cache, sample by sample."""
-    try:
-        cache = (
-            LatentCache(folder) if folder else open_cache(load(config, recipe, tuple(sets or ()), workspace=workspace))
-        )
-    except (RecipeError, MissingWeights, CacheError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
+    cache = LatentCache(folder) if folder else _of(load(config, recipe, tuple(sets or ()), workspace=workspace))
     faults = list(verify(cache))
     samples = sum(len(cache_index(cache, bucket)) for bucket in cache.buckets)
+    psnr = _pictures(cache, pictures, count) if pictures else None
     if as_json:
-        print(json.dumps({"folder": cache.folder, "samples": samples, "faults": [str(one) for one in faults]}))
+        found = {"folder": cache.folder, "samples": samples, "faults": [str(one) for one in faults], "psnr": psnr}
+        print(json.dumps(found))
     else:
-        for fault in faults:
-            print(fault)
+        for line in [*faults, *(f"{value:6.2f} dB  {name}" for name, value in (psnr or {}).items())]:
+            print(line)
         print(f"{samples} samples in {len(cache.buckets)} buckets of {cache.folder}: {len(faults) or 'no'} faults")
     if aside:
-        for bucket, tar in sorted({(one.bucket, one.tar) for one in faults if one.tar}):
-            if storage.exists(path := storage.join(cache.folder, bucket, str(tar))):
-                set_aside(path, lambda line: print(line, file=sys.stderr))
-    raise typer.Exit(1 if faults else 0)
+        _set_aside(cache, faults)
+    return 1 if faults else 0
+
+
+def _of(chosen: Recipe) -> LatentCache:
+    """Raises RecipeError where the cache cannot be read at all."""
+    try:
+        return open_cache(chosen)
+    except CacheError as error:
+        raise RecipeError(str(error)) from None
+
+
+def _pictures(cache: LatentCache, path: str, count: int) -> dict[str, float]:
+    """Write the contact sheet; PSNR in dB of each sample on it."""
+    from cache.pictures import decoded_back
+    from media.write import grid, write_png
+
+    if cache.recipe is None:
+        raise RecipeError("--pictures needs the recipe (its footage and VAE), not a folder")
+    pairs = list(decoded_back(cache.recipe, cache, count))
+    if pairs:
+        write_png(path, grid([pair.rgb for pair in pairs]))
+    return {pair.name: round(pair.psnr, 2) for pair in pairs}
+
+
+def _set_aside(cache: LatentCache, faults: list[Fault]) -> None:
+    for bucket, tar in sorted({(one.bucket, one.tar) for one in faults if one.tar}):
+        if storage.exists(path := storage.join(cache.folder, bucket, str(tar))):
+            set_aside(path, lambda line: print(line, file=sys.stderr))
 
 
 def cache_index(cache: LatentCache, bucket: str) -> pa.Table:
@@ -157,4 +180,4 @@ def cache_index(cache: LatentCache, bucket: str) -> pa.Table:
 
 
 if __name__ == "__main__":
-    app()
+    commands.run(lambda: app(standalone_mode=False))

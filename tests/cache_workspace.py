@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import yaml
 
+import commands
 from curate.tables import SCHEMAS, Tables, typed, write_part
 from media.write import write_mp4, write_png
 from pipelines import Recipe, check, resolved
@@ -102,6 +104,18 @@ def fill(chosen: Recipe, clips: Sequence[dict[str, Any]], captions: dict[str, li
         ]  # fmt: skip
         write_part(source.ledger_path(name), pa.Table.from_pylist(ledger, schema=SCHEMAS["ledger"]))
     return chosen
+
+
+def leave(app: Any, *arguments: str) -> int:
+    """The exit code of a command, run in this process; the signal handlers it installs are taken away again."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        commands.run(lambda: app(list(arguments), standalone_mode=False))
+    except SystemExit as left:
+        return int(left.code or 0)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def shard_bytes(folder: str | Path) -> dict[str, bytes]:

@@ -8,7 +8,6 @@ from typing import Any
 import cache_workspace as ws
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from cache import gc, verify
 from cache import index as tables
@@ -48,7 +47,9 @@ def test_a_whole_cache_has_no_faults(made: tuple[Recipe, Path]) -> None:
     assert faults(made[1]) == []
 
 
-def test_a_flipped_byte_is_named_set_aside_and_made_again(made: tuple[Recipe, Path], tmp_path: Path) -> None:
+def test_a_flipped_byte_is_named_set_aside_and_made_again(
+    made: tuple[Recipe, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     chosen, folder = made
     whole = ws.shard_bytes(folder)
     bucket = biggest(folder)
@@ -60,11 +61,21 @@ def test_a_flipped_byte_is_named_set_aside_and_made_again(made: tuple[Recipe, Pa
     (fault,) = faults(folder)
     assert fault.startswith(f"{bucket}/{row['key']}: ") and "not those that were written" in fault
     config = str(ws.config(chosen, tmp_path / "p.yaml"))
-    told = CliRunner().invoke(verify.app, ["--config", config, "--set-aside", "--json"])
-    assert told.exit_code == 1 and len(json.loads(told.stdout)["faults"]) == 1
+    assert ws.leave(verify.app, "--config", config, "--set-aside", "--json") == 1
+    assert len(json.loads(capsys.readouterr().out)["faults"]) == 1
     update(chosen, QUIET, lambda line: None)
     assert ws.shard_bytes(folder) == whole
-    assert CliRunner().invoke(verify.app, ["--config", config]).exit_code == 0
+    assert ws.leave(verify.app, "--config", config) == 0
+
+
+def test_pictures_show_the_source_beside_what_became_of_it(
+    made: tuple[Recipe, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, sheet = str(ws.config(made[0], tmp_path / "p.yaml")), tmp_path / "sheet.png"
+    assert ws.leave(verify.app, "--config", config, "--pictures", str(sheet), "--count", "5", "--json") == 0
+    psnr = json.loads(capsys.readouterr().out)["psnr"]
+    assert sheet.stat().st_size > 1000
+    assert len(psnr) == 5 and min(psnr.values()) > 25  # the codec keeps smooth colours
 
 
 def test_a_truncated_and_a_missing_tar(made: tuple[Recipe, Path]) -> None:
@@ -113,7 +124,7 @@ def test_nothing_is_stale_in_a_fresh_cache(made: tuple[Recipe, Path]) -> None:
 
 
 def test_old_caches_and_old_captions_are_listed_and_removed_on_request(
-    made: tuple[Recipe, Path], files: list[dict[str, Any]], tmp_path: Path
+    made: tuple[Recipe, Path], files: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chosen, folder = made
     old = folder.with_name("latents-00000000")
@@ -121,11 +132,11 @@ def test_old_caches_and_old_captions_are_listed_and_removed_on_request(
     ws.fill(chosen, files, {row["clip_id"]: ["other words"] for row in files})
     update(chosen, QUIET, lambda line: None)
     config = str(ws.config(chosen, tmp_path / "p.yaml"))
-    listed = CliRunner().invoke(gc.app, ["--config", config])
-    assert listed.exit_code == 0 and old.exists()
-    assert "latents-00000000: a cache of other settings" in listed.stdout and "older captions" in listed.stdout
+    assert ws.leave(gc.app, "--config", config) == 0 and old.exists()
+    listed = capsys.readouterr().out
+    assert "latents-00000000: a cache of other settings" in listed and "older captions" in listed
     before = open_cache(chosen)
-    assert CliRunner().invoke(gc.app, ["--config", config, "--remove"]).exit_code == 0
+    assert ws.leave(gc.app, "--config", config, "--remove") == 0
     assert not old.exists() and list(gc.stale(chosen)) == [] and faults(folder) == []
     assert before.read(biggest(folder), [0])
 

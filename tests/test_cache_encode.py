@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from typer.testing import CliRunner
 
 from cache import index as tables
 from cache.buckets import Bucket
+from cache.crew import Crew
 from cache.encode import to_video
 from cache.encode_latents import app
+from cache.estimate import estimate
 from cache.fingerprint import CacheError, latent_settings, text_settings
 from cache.pixels import Crop, read_pixels
 from cache.read import open_cache
-from cache.update import Options, Summary, estimate, update
+from cache.update import Options, Summary, assist, update
 from model import codec
 from model.bytes_text import BytesText
 from pipelines import Recipe, RecipeError, fingerprint
@@ -254,20 +255,43 @@ def test_a_stage_encodes_what_it_needs_and_keeps_the_rows_of_others(chosen: Reci
     assert len(open_cache(chosen).view("clip")) == 6
 
 
-def test_command_dry_run_run_and_errors(chosen: Recipe, tmp_path: Path) -> None:
-    config = str(ws.config(chosen, tmp_path / "p.yaml"))
-    call = CliRunner().invoke
-    dry = call(app, ["--config", config, "--dry-run", "--json"])
-    assert dry.exit_code == 0 and sum(json.loads(dry.stdout)["samples"].values()) == 10
+def test_command_dry_run_run_and_errors(chosen: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = ["--config", str(ws.config(chosen, tmp_path / "p.yaml"))]
+
+    def told(*arguments: str) -> dict[str, Any]:
+        assert ws.leave(app, *config, *arguments, "--json") == 0
+        return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    dry = told("--dry-run")
+    assert sum(dry["samples"].values()) == 10 and dry["hours"] is None
     assert not list(tmp_path.rglob("*.tar"))
-    done = call(app, ["--config", config, "--workers", "0", "--json"])
-    assert done.exit_code == 0 and json.loads(done.stdout)["encoded"] == 10
+    assert told("--stage", "pictures", "--workers", "0")["encoded"] == 4
+    assert told("--dry-run")["hours"] > 0
+    assert told("--workers", "0")["encoded"] == 6 and told("--dry-run")["hours"] == 0
     for arguments, code, words in (
         (["--stage", "nope"], 2, "no such stage"),
         (["--set", "cache.vea=codec"], 2, "did you mean 'vae'"),
         (["--set", "cache.vae=/no/where"], 2, "no such folder"),
-        (["--workspace", str(tmp_path / "elsewhere")], 1, "run `curate` first"),
+        (["--set", "cache.conditions=[image_tokens]"], 2, "cannot be made yet"),
+        (["--workspace", str(tmp_path / "elsewhere")], 2, "run `curate` first"),
     ):
-        failed = call(app, ["--config", config, *arguments])
-        assert failed.exit_code == code and words in failed.stderr
-        assert failed.stderr.startswith("error: ") and failed.stderr.count("\n") == 1
+        assert ws.leave(app, *config, *arguments) == code
+        said = capsys.readouterr().err
+        assert said.startswith("error: ") and words in said and said.count("\n") == 1
+
+
+def test_processes_of_a_crew_make_the_same_shards(tmp_path: Path, files: list[dict[str, Any]]) -> None:
+    """Two shares, one after the other as two processes would, then the first one's tables."""
+    small = ws.DEFAULTS["cache"] | {"shard_bytes": 15_000}
+    alone = run(ws.fill(ws.recipe(tmp_path / "alone", cache=small), files))
+    chosen = ws.fill(ws.recipe(tmp_path / "crew", cache=small), files)
+
+    class First(Crew):
+        def planned(self) -> None:
+            for rank in (1, 2):
+                assist(chosen, HERE, Crew(rank, 3))
+
+    together = update(chosen, HERE, lambda line: None, crew=First(0, 3))
+    assert ws.shard_bytes(together.folder) == ws.shard_bytes(alone.folder)
+    assert (together.encoded, together.buckets) == (alone.encoded, alone.buckets)
+    assert len(open_cache(chosen).read(open_cache(chosen).buckets[0], [0])) == 1

@@ -1,0 +1,67 @@
+"""The processes that encode together. The first one plans and keeps the tables and the text; each makes the shards that
+fall to it, so that a shard's bytes don't depend on how many there are.
+
+`torchrun --nproc-per-node 8 -m cache.encode_latents` starts equals; with `--ray` the first one only plans (on_ray.py).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+PATIENCE = timedelta(days=30)  # how long processes that have no shard left wait for the others
+
+
+class Crew:
+    """One of `size` processes; alone by default."""
+
+    def __init__(self, rank: int = 0, size: int = 1):
+        self.rank, self.size = rank, size
+
+    @property
+    def alone(self) -> bool:
+        """Whether every shard is made by this process."""
+        return self.size == 1
+
+    def takes(self, position: int) -> bool:
+        """Whether the shard at this position of the plan falls to this process."""
+        return position % self.size == self.rank
+
+    def planned(self) -> None:
+        """The plan is written: the others may begin."""
+
+    def finished(self) -> None:
+        """Wait until everybody's shards are there."""
+
+
+class Torchrun(Crew):
+    """Processes that torchrun started; they meet twice, over gloo."""
+
+    def planned(self) -> None:
+        self._meet()
+
+    def finished(self) -> None:
+        self._meet()
+
+    def _meet(self) -> None:
+        import torch.distributed as dist
+
+        dist.barrier()
+
+
+@contextmanager
+def joined() -> Iterator[Crew]:
+    """This process's place among those that torchrun started; alone when it did not."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield Crew()
+        return
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", timeout=PATIENCE)
+    try:
+        yield Torchrun(int(os.environ["RANK"]), size)
+    finally:
+        dist.destroy_process_group()
