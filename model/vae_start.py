@@ -1,9 +1,10 @@
 """Start weights for AutoencoderKLHunyuanVideo: `random`, or an averaging `pyramid` from which training goes on.
 
 With random weights such a network spends its first thousands of steps on learning to pass brightness through its group
-norms. The pyramid begins as a linear network that halves by averaging and doubles by repeating: latents 0 to 2 are the
-colours of 4 x 8 x 8 px, the others details of the same pyramid, which the decoder has yet to learn to use. Nothing in
-it comes from data. It wants a small learning rate (5e-5 where random weights take 1e-3), or it is shaken to pieces.
+norms. The pyramid begins as a linear network that halves by averaging and doubles by interpolation: latents 0 to 2 are
+the colours of 4 x 8 x 8 px, the others details of the same pyramid, which the decoder has yet to learn to use. Nothing
+in it comes from data. On moving waves the smallest size is at 24.0 dB after 120 steps, from random weights at 12.3; a
+grey picture has 11.2. It wants a small learning rate (3e-4 there, 5e-5 for `small`), or it is shaken to pieces.
 
 - Residual branches begin at zero, so that only the resampling convolutions speak.
 - Before each last group norm the channels come in pairs (x, -x), and one pair of each group is (r, -r), a constant much
@@ -20,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-REFERENCE = 8.0  # of the constant pair; videos are in [-1, 1], so the norm's gain varies by less than 2 %
+REFERENCE = 4.0  # of the constant pair; videos are in [-1, 1], so the norm's gain varies by a few percent
 LOGVAR = -8.0  # of the posterior at the start
 NOISE = 0.1  # share of the usual random weights that is kept, to tell channels apart
 HAAR = (1.0, 1.0), (1.0, -1.0)
@@ -75,7 +76,7 @@ def _start_decoder(decoder: Any, post_quant: nn.Conv3d) -> None:
     for block in decoder.up_blocks:
         last = _pass_shortcuts(block) or last
         for up in block.upsamplers or ():
-            _pass_on(up.conv.conv)
+            _pass_on(up.conv.conv, smoothing=True)
             last = up.conv.conv
     _in_pairs(last, decoder.conv_norm_out, decoder.conv_out.conv)
 
@@ -88,18 +89,23 @@ def _pass_shortcuts(block: Any) -> nn.Conv3d | None:
     return shortcuts[-1] if shortcuts else None
 
 
-def _pass_on(conv: nn.Conv3d) -> None:
-    """Output k is input k, at the newest frame and the middle pixel."""
+def _pass_on(conv: nn.Conv3d, smoothing: bool = False) -> None:
+    """Output k is input k at the newest frame: its middle pixel, or (1, 2, 1) / 4 down and across, which turns repeated
+    pixels into linear interpolation."""
+    line = torch.tensor([1.0, 2.0, 1.0]) / 4
     for channel in range(min(conv.in_channels, conv.out_channels)):
         conv.weight[channel].zero_()
-        conv.weight[channel, channel, -1, conv.kernel_size[1] // 2, conv.kernel_size[2] // 2] = 1.0
+        if smoothing:
+            conv.weight[channel, channel, -1] = torch.outer(line, line)
+        else:
+            conv.weight[channel, channel, -1, conv.kernel_size[1] // 2, conv.kernel_size[2] // 2] = 1.0
 
 
 def _halve(conv: nn.Conv3d) -> None:
     """Output k is the mean of input k over 2 x 2 px (and 2 frames); the rest are Haar details of the first inputs.
 
     A strided convolution sees px 2i-1, 2i, 2i+1 and frames 2j-2, 2j-1, 2j: the last two of each are averaged, so that
-    frame 0 stays by itself, and repeating undoes it.
+    frame 0 stays by itself.
     """
     details = [(t, y, x) for t in range(conv.stride[0]) for y in (0, 1) for x in (0, 1)][1:]
     details.sort(key=sum)
