@@ -90,6 +90,44 @@ def explain(
     return 0
 
 
+@app.command("what-if")
+def what_if(
+    changes: Annotated[list[str], typer.Argument(help="New values, e.g. sets.base.keep.motion.min=2.0")],
+    recipe: RecipeName = None,
+    config: Config = None,
+    workspace: Workspace = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> int:
+    """What each set would keep with other bounds: clips, hours, what is gained and lost by rule. Nothing is written.
+
+    Example: curate what-if sets.video_256px.keep.motion.min=2.0
+    """
+    from curate import what_if as asking
+
+    given = (tuple(overrides or ()), tuple(changes))
+    return asking.show(*asking.load_both(config, recipe, *given, workspace=workspace), as_json)
+
+
+@app.command()
+def tune(
+    set_name: Annotated[str, typer.Option("--set-name", help="The set whose bounds are proposed.")],
+    keep_share: Annotated[float, typer.Option("--keep-share", help="Share of the parent's clips to keep, in (0, 1].")],
+    recipe: RecipeName = None,
+    config: Config = None,
+    workspace: Workspace = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> int:
+    """Propose bounds that keep a share of what a set may draw from, as YAML to paste into the recipe.
+
+    Example: curate tune --set-name video_256px --keep-share 0.4
+    """
+    from curate import tune as tuning
+
+    return tuning.show(_load(recipe, config, overrides, None, workspace), set_name, keep_share, as_json)
+
+
 @app.command()
 def forget(
     what: Annotated[str, typer.Argument(help="A clip id, a video id, or a file of the footage.")],

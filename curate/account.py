@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from commands import TooMuchLost
+from curate.concepts import entropy
 from curate.select import rule_of
-from curate.tables import Tables
+from curate.tables import SCHEMAS, Tables
 from media import storage
 from pipelines import Recipe
 
@@ -53,17 +54,25 @@ def counts(tables: Tables) -> dict[str, Any]:
     }
     spans = found["spans"]
     assert spans["total"] == spans["clips"] + sum(dropped.values()), f"spans do not add up: {spans}"
-    for name in tables.recipe.sets:
-        if not storage.exists(tables.ledger_path(name)):
-            continue
+    made = [name for name in tables.recipe.sets if storage.exists(tables.ledger_path(name))]
+    concept = tables.read("concepts", ["clip_id", "concept"]) if made else SCHEMAS["concepts"].empty_table()
+    for name in made:
         ledger = tables.ledger(name)
         check_ledger(ledger, clips.num_rows, name)
         found["sets"][name] = {
             "kept": pc.sum(ledger["kept"]).as_py() or 0,
             "val": pc.sum(pc.and_(ledger["kept"], pc.equal(ledger["split"], "val"))).as_py() or 0,
             "dropped": dropped_by(ledger),
+            "concept_bits": concept_bits(ledger, concept),
         }
     return found
+
+
+def concept_bits(ledger: pa.Table, concept: pa.Table) -> tuple[float, float]:
+    """Entropy of the kept clips' concepts, in bits: each clip once, and drawn by its weight."""
+    kept = ledger.filter(ledger["kept"]).select(["clip_id", "weight"]).join(concept, "clip_id", join_type="inner")
+    numbers, weight = kept["concept"].to_numpy(), kept["weight"].to_numpy()
+    return entropy(numbers), entropy(numbers, weight)
 
 
 def show(recipe: Recipe, as_json: bool) -> int:
@@ -80,7 +89,11 @@ def show(recipe: Recipe, as_json: bool) -> int:
     print(f"spans  {spans['total']:>6} = {_sum({'clips': spans['clips'], **spans['dropped']})}")
     for name, row in found["sets"].items():
         total = row["kept"] + sum(row["dropped"].values())
-        print(f"{name:<14} {total:>5} = {row['kept']} kept ({row['val']} val) + {_sum(row['dropped']) or '0 dropped'}")
+        before, after = row["concept_bits"]
+        print(
+            f"{name:<14} {total:>5} = {row['kept']} kept ({row['val']} val) + {_sum(row['dropped']) or '0 dropped'}; "
+            f"concepts {before:.2f} -> {after:.2f} bits by weight"
+        )
     return 0
 
 

@@ -45,10 +45,15 @@ def name(path: str) -> str:
 
 
 def exists(path: str) -> bool:
-    if is_remote(path):
-        fs, inner = _remote(path)
-        return bool(fs.exists(inner))
-    return os.path.exists(path)
+    """Raises what a store that cannot be asked raises: not to know is not the same as not to be there."""
+    if not is_remote(path):
+        return os.path.exists(path)
+    fs, inner = _remote(path)
+    try:
+        fs.info(inner)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def stat(path: str) -> Entry:
@@ -67,7 +72,6 @@ def find(path: str, suffix: str = "") -> list[Entry]:
     """
     if is_remote(path):
         fs, inner = _remote(path)
-        fs.invalidate_cache()
         found = fs.find(inner, detail=True)
         scheme = path.split("://")[0]
         entries = [_entry(f"{scheme}://{key}", info) for key, info in found.items() if info.get("type") == "file"]
@@ -134,7 +138,8 @@ def put(local: str, path: str) -> None:
     """Move a finished local file into place: a rename, or one PUT. Across file systems it is copied beside first."""
     if is_remote(path):
         fs, inner = _remote(path)
-        fs.put_file(local, inner)
+        with _naming(path):
+            fs.put_file(local, inner)
         os.remove(local)
         return
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
@@ -158,7 +163,7 @@ def remove(path: str) -> None:
     """A file or a whole folder; an absent one is fine."""
     if is_remote(path):
         fs, inner = _remote(path)
-        if fs.exists(inner):
+        if exists(path):
             fs.rm(inner, recursive=True)
     elif os.path.isdir(path):
         shutil.rmtree(path)
@@ -170,16 +175,42 @@ def folders(path: str) -> list[str]:
     """Names of the folders directly below one, sorted."""
     if is_remote(path):
         fs, inner = _remote(path)
-        fs.invalidate_cache()
-        listed = fs.ls(inner, detail=True) if fs.exists(inner) else []
+        listed = fs.ls(inner, detail=True) if exists(path) else []
         return sorted(name(item["name"]) for item in listed if item["type"] == "directory")
     if not os.path.isdir(path):
         return []
     return sorted(item.name for item in os.scandir(path) if item.is_dir())
 
 
+# A store that nobody answers for is given up within 20 s; one that falls silent in mid-answer, within a minute.
+S3_PATIENCE = {"connect_timeout": 5, "read_timeout": 20, "retries": {"total_max_attempts": 3, "mode": "standard"}}
+
+
 def _remote(path: str) -> tuple[Any, str]:
-    return fsspec.core.url_to_fs(path)
+    """The store's file system, without its memory of listings: other processes write there too."""
+    patience = {"config_kwargs": S3_PATIENCE} if path.startswith(("s3://", "s3a://")) else {}
+    return fsspec.core.url_to_fs(path, use_listings_cache=False, **patience)
+
+
+REFUSALS: dict[str, type[OSError]] = {
+    "NoSuchBucket": FileNotFoundError,
+    "AccessDenied": PermissionError,
+    "InvalidAccessKeyId": PermissionError,
+    "SignatureDoesNotMatch": PermissionError,
+}
+
+
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """A store's client names the operation it was refused; the person at the command needs the path."""
+    try:
+        yield
+    except Exception as error:
+        answer = getattr(error, "response", None)
+        code = answer.get("Error", {}).get("Code", "") if isinstance(answer, dict) else ""
+        if code not in REFUSALS:
+            raise
+        raise REFUSALS[code](f"{path}: {error}") from error
 
 
 def _entry(path: str, info: dict[str, Any]) -> Entry:
