@@ -71,7 +71,7 @@ def read_table(path: str, schema: pa.Schema) -> pa.Table:
     if not storage.exists(path):
         return schema.empty_table()
     with storage.open_read(path) as file:
-        return pq.read_table(file).select(schema.names).cast(schema)
+        return pq.read_table(file, columns=schema.names).select(schema.names).cast(schema)
 
 
 def write_table(path: str, table: pa.Table) -> None:

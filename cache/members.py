@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 
 from cache.fingerprint import CacheError
@@ -64,6 +65,20 @@ def unpack(buffer: memoryview, where: str) -> tuple[dict[str, torch.Tensor], dic
         for name, dtype, shape, count, offset in layout
     }
     return tensors, dict(notes)
+
+
+def header_of(buffer: memoryview) -> bytes:
+    """Everything before the data, of a buffer that unpack() accepted: members of equal headers have equal layouts."""
+    return bytes(buffer[: 8 + int.from_bytes(buffer[:8], "little")])
+
+
+def copy_plan(header: bytes, targets: Mapping[str, torch.Tensor]) -> list[tuple[np.ndarray, int]]:
+    """For each tensor of a member with this header: the bytes (N, ...) of its target, and where its data starts."""
+    offsets = {name: entry["data_offsets"][0] for name, entry in json.loads(header[8:]).items() if name in targets}
+    return [
+        (targets[name].view(targets[name].shape[0], -1).view(torch.uint8).numpy(), len(header) + offset)
+        for name, offset in offsets.items()
+    ]
 
 
 @lru_cache(maxsize=4096)  # the samples of a bucket have one header

@@ -16,18 +16,20 @@ import os
 import tempfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
+from threading import Lock
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import torch
 
+from cache import batches, order
 from cache import index as tables
-from cache.buckets import Bucket
 from cache.fingerprint import CacheError, NoCache, cache_folder, differences, latent_settings, text_settings
-from cache.members import unpack
+from cache.members import copy_plan, header_of, unpack
+from cache.rows import Column, Rows
 from cache.shelf import Shelf, Window
 from media import storage
 from model.text import TextStates
@@ -79,10 +81,14 @@ class LatentCache:
             raise NoCache(f"{folder}: no latent cache, run `python -m cache.encode_latents`")
         self.folder, self.recipe, self.check = folder, recipe, check
         self.text = text or _only(found["text"], folder)
+        self._counted: dict[str, int] = found.get("samples", {})
         self.settings: dict[str, Any] = {"latents": found["settings"], "text": found["text"][self.text]}
         self._shelf = Shelf(shelf or os.path.join(tempfile.gettempdir(), f"dailies-{os.getuid()}"), shelf_bytes)
-        self._open: dict[str, _Rows] = {}
+        self.remote = storage.is_remote(folder)
+        self._shelf_bytes = shelf_bytes
+        self._open: dict[str, Rows] = {}
         self._maps: OrderedDict[str, memoryview] = OrderedDict()
+        self._lock = Lock()
 
     @property
     def channels(self) -> int:
@@ -98,7 +104,47 @@ class LatentCache:
 
     @cached_property
     def buckets(self) -> list[str]:
-        return tables.buckets(self.folder)
+        """A plain web server lists no folders: there the buckets are those that cache.json counts."""
+        return sorted(self._counted) if self.folder.startswith("http") else tables.buckets(self.folder)
+
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        return np.cumsum([len(self.index(bucket)) for bucket in self.buckets])
+
+    def __len__(self) -> int:
+        """Samples of all buckets."""
+        return int(self._ends[-1]) if self.buckets else 0
+
+    def __getitem__(self, number: int) -> Sample:
+        """Sample `number`, counted through the buckets by name. Nothing is copied. Raises IndexError."""
+        bucket, row = self.locate(number)
+        return self.read(bucket, [row])[0]
+
+    def locate(self, number: int) -> tuple[str, int]:
+        """(bucket, row) of a sample's number."""
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"sample {number} of {len(self)}")
+        at = number % len(self)
+        which = int(np.searchsorted(self._ends, at, side="right"))
+        return self.buckets[which], at - (int(self._ends[which - 1]) if which else 0)
+
+    def batch(self, numbers: Sequence[int]) -> batches.Batch:
+        """Samples of one bucket by their numbers, stacked. Raises ValueError for samples of several buckets."""
+        places = [self.locate(number) for number in numbers]
+        if len({bucket for bucket, _ in places}) != 1:
+            raise ValueError(f"a batch is of one bucket, got {sorted({bucket for bucket, _ in places})}")
+        return self.gather(places[0][0], [row for _, row in places])
+
+    def epoch(self, view: str, set_name: str | None = None, *, batch: int = 1, tokens: int | None = None, seed: int = 0,
+              epoch: int = 0, split: str = "train", rank: int = 0, world: int = 1, start: int = 0,
+              workers: int = 2) -> Iterator[batches.Batch]:  # fmt: skip
+        """An epoch's batches, each of one bucket: of a view's samples, or of those that a set keeps, by their weights.
+
+        batch: samples each; tokens: instead, a budget that each bucket fills. Ranks share the batches out; start: of a
+        rank's own, how many were taken before. The order depends on none of these, nor on where the cache lies.
+        """
+        chosen = order.steps(batches.pools(self, view, set_name, split, batch, tokens), seed, epoch)
+        return batches.stream(self, chosen[rank::world][start:], workers, lambda step: self.gather(*step[:2]))
 
     def view(self, view: str) -> pa.Table:
         """clip_id, start_tick, bucket (null), reason (null): every clip of the sets that stages feed to the view."""
@@ -125,27 +171,75 @@ class LatentCache:
         chosen = self._rows(bucket)
         return [self._sample(chosen, int(row)) for row in rows]
 
+    def gather(self, bucket: str, rows: Sequence[int]) -> batches.Batch:
+        """Samples of these rows stacked: each tensor is copied once, to its place. Raises CacheError."""
+        chosen = self._rows(bucket)
+        places = [chosen.identity(int(row)) for row in rows]
+        stacked = self._stacked(chosen, rows)
+        latent, logvar = stacked.pop("latent"), stacked.pop("logvar", None)
+        texts = tuple(_texts(*self._member(chosen.texts, int(row))) for row in rows)
+        clips, ticks = zip(*places) if places else ((), ())
+        return batches.Batch(bucket, clips, ticks, latent, texts, stacked, logvar)
+
+    def _stacked(self, chosen: Rows, rows: Sequence[int]) -> dict[str, torch.Tensor]:
+        """Tensors of one name and shape under each other; samples of one header are copied without reading it again."""
+        column, header, found = chosen.latents, b"", {}
+        copies: list[tuple[np.ndarray, int]] = []
+        for at, row in enumerate(rows):
+            data = self._data(column, int(row))
+            if not header or bytes(data[: len(header)]) != header:
+                tensors = self._checked(chosen, int(row), unpack(data, column.name(int(row)))[0])
+                if not found:
+                    found = {name: batches.room_for(tensor, len(rows)) for name, tensor in tensors.items()}
+                if {name: tensor.shape for name, tensor in tensors.items()} != {
+                    n: t.shape[1:] for n, t in found.items()
+                }:
+                    raise CacheError(f"{column.name(int(row))}: holds other tensors than the samples before; {_REPAIR}")
+                header = header_of(data)
+                copies = copy_plan(header, found)
+            for target, offset in copies:
+                target[at] = np.frombuffer(data, np.uint8, target.shape[1], offset)
+        return found
+
+    def will_need(self, bucket: str, rows: Sequence[int]) -> None:
+        """Tell the system which parts of the maps are read soon, so that it reads a cold disk ahead of us."""
+        chosen = self._rows(bucket)
+        for column in (chosen.latents, chosen.texts):
+            for row in () if self.remote else rows:
+                path, start, length, _ = column.place(row)
+                first = start - start % mmap.PAGESIZE
+                mapped: mmap.mmap = self._map(path).obj  # type: ignore[assignment]
+                if first + length < len(mapped):
+                    mapped.madvise(mmap.MADV_WILLNEED, first, start - first + length)
+
     def fetch(self, bucket: str, shards: Sequence[int]) -> Window:
         """Start fetching whole shards (latents and texts) and keep them on the shelf while the window is open."""
         chosen = self._rows(bucket)
         return Window(self._shelf, [path for shard in shards for path in chosen.files(int(shard))])
 
-    def _rows(self, bucket: str) -> _Rows:
+    def _rows(self, bucket: str) -> Rows:
         if bucket not in self._open:
-            self._open[bucket] = _Rows(self.folder, bucket, self.text, self.channels)
+            self._open[bucket] = Rows(self.folder, bucket, self.text, self.channels)
         return self._open[bucket]
 
-    def _sample(self, chosen: _Rows, row: int) -> Sample:
-        tensors, _ = self._member(chosen.latents, row)
+    def _sample(self, chosen: Rows, row: int) -> Sample:
+        tensors = self._checked(chosen, row, self._member(chosen.latents, row)[0])
         texts, notes = self._member(chosen.texts, row)
-        latent = tensors.pop("latent", None)
+        latent, logvar = tensors.pop("latent"), tensors.pop("logvar", None)
+        return Sample(*chosen.identity(row), latent, _texts(texts, notes), tensors, logvar)
+
+    def _checked(self, chosen: Rows, row: int, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        latent = tensors.get("latent")
         if latent is None or tuple(latent.shape) != chosen.shape:
             got = None if latent is None else tuple(latent.shape)
             raise CacheError(f"{chosen.latents.name(row)}: latent must be {chosen.shape}, got {got}; {_REPAIR}")
-        logvar = tensors.pop("logvar", None)
-        return Sample(*chosen.identity(row), latent, _texts(texts, notes), tensors, logvar)
+        return tensors
 
-    def _member(self, column: _Column, row: int) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    def _member(self, column: Column, row: int) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+        return unpack(self._data(column, row), column.name(row))
+
+    def _data(self, column: Column, row: int) -> memoryview:
+        """A sample's bytes in the map, its checksum checked when it is read for the first time."""
         path, start, length, crc = column.place(row)
         mapped = self._map(path)
         if start + length > len(mapped):
@@ -155,68 +249,27 @@ class LatentCache:
             if zlib.crc32(data) != crc:
                 raise CacheError(f"{column.name(row)}: its bytes in {path} are not those that were written; {_REPAIR}")
             column.checked[row] = True
-        return unpack(data, column.name(row))
+        return data
 
     def _map(self, path: str) -> memoryview:
-        if path in self._maps:
-            self._maps.move_to_end(path)
-            return self._maps[path]
-        self._maps[path] = _mapped(self._shelf, path)
-        while len(self._maps) > OPEN_MAPS:
-            self._maps.popitem(last=False)  # unmapped when the last tensor of it is gone
-        return self._maps[path]
+        with self._lock:
+            if path in self._maps:
+                self._maps.move_to_end(path)
+                return self._maps[path]
+        mapped = _mapped(self._shelf, path)
+        with self._lock:
+            mapped = self._maps.setdefault(path, mapped)
+            while len(self._maps) > 1 and self._too_much_mapped():
+                self._maps.popitem(last=False)  # unmapped when the last tensor of it is gone
+        return mapped
+
+    def _too_much_mapped(self) -> bool:
+        """A fetched shard takes room on the disk as long as it is mapped, though the shelf may have let it go."""
+        held = sum(map(len, self._maps.values())) if self.remote else 0
+        return len(self._maps) > OPEN_MAPS or held > self._shelf_bytes
 
 
 _REPAIR = "run `python -m cache.verify`, it says what to do"
-
-
-class _Column:
-    """Where the latents, or the texts, of a bucket's samples lie: numbers in arrays, names on demand."""
-
-    def __init__(self, folder: str, bucket: str, table: pa.Table, text: bool):
-        self.folder, self.bucket, self.text = folder, bucket, text
-        self.keys = table["key"]
-        self.shards = table["shard"].to_numpy()
-        self.offsets, self.sizes = table["offset"].to_numpy(), table["bytes"].to_numpy()
-        self.crcs = table["crc"].to_numpy()
-        self.checked = np.zeros(len(table), dtype=bool)
-        firsts = np.unique(self.shards, return_index=True)
-        self.tars = {int(shard): self._tar(table, int(shard), int(row)) for shard, row in zip(*firsts, strict=True)}
-
-    def _tar(self, table: pa.Table, shard: int, row: int) -> str:
-        name = table["tar"][row].as_py() if self.text else tables.shard_name(shard)
-        return storage.join(self.folder, self.bucket, name)
-
-    def place(self, row: int) -> tuple[str, int, int, int]:
-        """(path of the tar, offset, bytes, checksum)."""
-        return (self.tars[int(self.shards[row])], int(self.offsets[row]), int(self.sizes[row]), int(self.crcs[row]))
-
-    def name(self, row: int) -> str:
-        return f"{self.bucket}/{self.keys[row].as_py()} ({'text states' if self.text else 'latent'})"
-
-
-class _Rows:
-    """A bucket's samples. Raises CacheError when the index of texts is not that of the latents."""
-
-    def __init__(self, folder: str, bucket: str, text: str, channels: int):
-        self.table = tables.read_table(tables.index_path(folder, bucket), tables.INDEX)
-        texts = tables.read_table(tables.text_index_path(folder, bucket, text), tables.TEXT_INDEX)
-        if not self.table["key"].equals(texts["key"]) or not self.table["shard"].equals(texts["shard"]):
-            raise CacheError(
-                f"{bucket}: {len(self.table)} latents but text states of {len(texts)}, or of others; "
-                "run `python -m cache.encode_latents`"
-            )
-        self.shape = Bucket.parse(bucket).latent_shape(channels)
-        self.latents = _Column(folder, bucket, self.table, text=False)
-        self.texts = _Column(folder, bucket, texts, text=True)
-
-    def identity(self, row: int) -> tuple[str, int]:
-        return self.table["clip_id"][row].as_py(), self.table["start_tick"][row].as_py()
-
-    def files(self, shard: int) -> list[str]:
-        if shard not in self.latents.tars:
-            raise CacheError(f"{self.latents.bucket}: no shard {shard}, there are {len(self.latents.tars)}")
-        return [self.latents.tars[shard], self.texts.tars[shard]]
 
 
 def _mapped(shelf: Shelf, path: str) -> memoryview:

@@ -1,0 +1,79 @@
+"""In which order an epoch goes through samples: a pure function of where they lie, their weights and the seed.
+
+Shards are permuted and taken in windows, samples are permuted inside a window: a reader holds a window of shards at a
+time, whatever the size of the cache. It is the rule of the trainer's plan, for one view.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+WINDOW_SHARDS = 8  # shards that are shuffled together
+GOLDEN = 0.6180339887498949  # its multiples modulo 1 fill [0, 1) evenly
+
+Ints = NDArray[np.int64]
+
+
+class Pool(NamedTuple):
+    """The samples of a bucket that an epoch draws from: rows (N,) of its index, shards (N,) they lie in, weights (N,)
+    mean draws per epoch; batch: samples that are read together."""
+
+    bucket: str
+    batch: int
+    rows: Ints
+    shards: Ints
+    weights: NDArray[np.float64]
+
+
+class Step(NamedTuple):
+    """One batch: rows of a bucket's index, in this order, and the shards they lie in."""
+
+    bucket: str
+    rows: tuple[int, ...]
+    shards: tuple[int, ...]
+
+
+def steps(pools: Sequence[Pool], seed: int, epoch: int, window: int = WINDOW_SHARDS) -> list[Step]:
+    """The batches of an epoch; a weight w is drawn floor(w) or ceil(w) times, a pool's last batch may be smaller."""
+    generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed % 2**64, epoch])))
+    first = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed % 2**64]))).random()
+    counts = draws(np.concatenate([pool.weights for pool in pools]), (first + epoch * GOLDEN) % 1.0)
+    parts = np.split(counts, np.cumsum([len(pool.rows) for pool in pools])[:-1])
+    orders = [order(pool.shards, part, generator, window) for pool, part in zip(pools, parts)]
+    of_pool = [-(-len(one) // pool.batch) for one, pool in zip(orders, pools)]
+    return [_step(pools[which], orders[which], at) for which, at in spread(of_pool, generator)]
+
+
+def draws(weights: NDArray[np.float64], offset: float) -> Ints:
+    """Systematic resampling: how often each sample of mean `weights` (N,) is drawn, floor(w) or ceil(w) times (N,);
+    their sum is floor or ceil of the weights' sum. offset in [0, 1). Whole parts are set aside, so they are exact."""
+    whole = np.floor(weights)
+    edges = np.floor(np.cumsum(weights - whole) + offset).astype(np.int64)
+    return whole.astype(np.int64) + np.diff(edges, prepend=0)
+
+
+def order(shards: Ints, counts: Ints, generator: np.random.Generator, window: int) -> Ints:
+    """Positions (draws,) among the samples: shards in random order, samples shuffled within a window of them."""
+    positions = np.repeat(np.arange(len(counts)), counts)
+    numbers, which = np.unique(shards, return_inverse=True)
+    windows = generator.permutation(len(numbers)) // window
+    return positions[np.argsort(windows[which[positions]] + generator.random(len(positions)), kind="stable")]
+
+
+def spread(counts: Sequence[int], generator: np.random.Generator) -> list[tuple[int, int]]:
+    """(pool, its batch): batch j of a pool's n falls at a random time in [j/n, (j+1)/n), so every bucket is spread over
+    the whole epoch."""
+    times = np.concatenate([(np.arange(n) + generator.random(n)) / max(n, 1) for n in counts])
+    pools = np.repeat(np.arange(len(counts)), counts)
+    batches = np.concatenate([np.arange(n) for n in counts])
+    chosen = np.argsort(times, kind="stable")
+    return list(zip(pools[chosen].tolist(), batches[chosen].tolist()))
+
+
+def _step(pool: Pool, positions: Ints, at: int) -> Step:
+    chosen = positions[at * pool.batch : (at + 1) * pool.batch]
+    return Step(pool.bucket, tuple(pool.rows[chosen].tolist()), tuple(np.unique(pool.shards[chosen]).tolist()))

@@ -1,0 +1,133 @@
+"""Numbers, batches and epochs of a cache: complete, disjoint between ranks, in one order wherever the cache lies."""
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import cache_workspace as ws
+import fsspec
+import numpy as np
+import pytest
+import torch
+
+from cache import order
+from cache.read import LatentCache, open_cache
+from cache.update import Options, update
+from pipelines import Recipe
+from train import plan
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, str]:
+    """21 samples in four buckets, about two a shard."""
+    folder = tmp_path_factory.mktemp("made")
+    more = {"caption_variants": 2, "shard_bytes": 9_000, "conditions": ["first_frame"]}
+    chosen = ws.fill(ws.recipe(folder, cache=more), ws.footage(folder, videos=9, images=12))
+    return chosen, update(chosen, Options(workers=0, device="cpu"), lambda line: None).folder
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def served(made: tuple[Recipe, str]) -> Iterator[str]:
+    """The cache behind a plain web server."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=made[1]))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def names(batches: Iterator[Any]) -> list[tuple[str, tuple[str, ...]]]:
+    return [(batch.bucket, batch.clip_ids) for batch in batches]
+
+
+def test_numbers_go_through_the_buckets(made: tuple[Recipe, str]) -> None:
+    cache = open_cache(made[0])
+    assert len(cache) == 21
+    each = [sample for name in cache.buckets for sample in cache.read(name, range(len(cache.index(name))))]
+    assert [cache[at].clip_id for at in range(len(cache))] == [sample.clip_id for sample in each]
+    assert cache[-1].clip_id == each[-1].clip_id
+    assert cache[3].latent.data_ptr() == cache[3].latent.data_ptr()  # a view of the map
+    for outside in (21, -22):
+        with pytest.raises(IndexError):
+            cache[outside]
+
+
+def test_a_batch_is_its_samples_stacked(made: tuple[Recipe, str]) -> None:
+    cache = open_cache(made[0])
+    bucket = next(name for name in cache.buckets if name.startswith("9x48"))
+    first = next(number for number in range(len(cache)) if cache.locate(number)[0] == bucket)
+    batch, samples = cache.batch([first + 2, first, first + 2]), [cache[first + 2], cache[first], cache[first + 2]]
+    assert batch.bucket == bucket and batch.clip_ids == tuple(one.clip_id for one in samples)
+    assert torch.equal(batch.latent, torch.stack([one.latent for one in samples]))
+    conditions = torch.stack([one.conditions["first_frame"] for one in samples])
+    assert torch.equal(batch.conditions["first_frame"], conditions)
+    assert all(
+        torch.equal(a.states, b.states) for one, texts in zip(samples, batch.texts) for a, b in zip(one.texts, texts)
+    )
+    with pytest.raises(ValueError, match="one bucket"):
+        cache.batch([0, 20])
+
+
+def test_an_epoch_is_complete_and_shuffled_and_ranks_share_it(made: tuple[Recipe, str]) -> None:
+    cache = open_cache(made[0])
+    whole = names(cache.epoch("picture", batch=2, seed=1))
+    held = Counter(clip for _, clips in whole for clip in clips)
+    assert len(held) == 12 and set(held.values()) == {1}
+    assert whole != names(cache.epoch("picture", batch=2, seed=1, epoch=1))
+    assert whole == names(cache.epoch("picture", batch=2, seed=1, workers=0))
+    shares = [names(cache.epoch("picture", batch=2, seed=1, rank=rank, world=2)) for rank in (0, 1)]
+    assert sorted([*shares[0], *shares[1]]) == sorted(whole)
+    assert names(cache.epoch("picture", batch=2, seed=1, rank=1, world=2, start=2)) == shares[1][2:]
+
+
+def test_weights_of_a_set_are_drawn(made: tuple[Recipe, str]) -> None:
+    cache = open_cache(made[0])
+    ledger = cache.ledger("videos")
+    weights = np.linspace(0.0, 1.9, len(ledger))
+    cache.ledger = lambda set_name: ledger.set_column(1, "weight", [weights])  # type: ignore[method-assign]
+    drawn = Counter(
+        clip for epoch in range(40) for batch in cache.epoch("clip", "videos", tokens=200, epoch=epoch) for clip in batch.clip_ids
+    )  # fmt: skip
+    for clip, weight in zip(ledger["clip_id"].to_pylist(), weights):
+        assert abs(drawn[clip] - 40 * weight) <= 4
+
+
+def test_the_rule_is_the_trainers() -> None:
+    """Draws and the order inside a bucket are those of the trainer's plan for equal random numbers."""
+    shards, weights = np.repeat(np.arange(40), 5), np.random.default_rng(0).uniform(0, 2, 200)
+    counts = order.draws(weights, 0.3)
+    assert np.array_equal(counts, plan.draws(weights, 0.3))
+    pool = plan.Pool("b", 4, 1.0, np.arange(200), shards, np.zeros(200, "S16"), np.arange(200), weights)
+    theirs, _ = plan._order(pool, counts, np.random.default_rng(5), 8)
+    assert np.array_equal(order.order(shards, counts, np.random.default_rng(5), 8), theirs)
+    assert order.WINDOW_SHARDS == plan.WINDOW_SHARDS
+
+
+def test_one_order_from_a_map_a_store_and_a_web_server(made: tuple[Recipe, str], served: str, tmp_path: Path) -> None:
+    fsspec.filesystem("memory").put(made[1], "/cache-epoch/latents", recursive=True)
+    near = LatentCache(made[1])
+    for place in ("memory://cache-epoch/latents", served):
+        shelf = tmp_path / place[:4]
+        far = LatentCache(place, shelf=str(shelf), shelf_bytes=50_000)
+        assert far.buckets == near.buckets
+        for one, other in zip(near.epoch("clip", batch=2), far.epoch("clip", batch=2), strict=True):
+            assert one.clip_ids == other.clip_ids and torch.equal(one.latent, other.latent)
+            assert torch.equal(one.texts[0][0].states, other.texts[0][0].states)
+        assert sum(path.stat().st_size for path in shelf.iterdir()) <= 50_000
+
+
+def test_a_fetched_shard_is_unmapped_when_there_are_too_many(made: tuple[Recipe, str], tmp_path: Path) -> None:
+    """A file that is removed while it is mapped still takes room on the disk."""
+    fsspec.filesystem("memory").put(made[1], "/cache-maps/latents", recursive=True)
+    far = LatentCache("memory://cache-maps/latents", shelf=str(tmp_path), shelf_bytes=40_000)
+    for _ in far.epoch("clip", batch=2, workers=0):
+        assert sum(map(len, far._maps.values())) <= 60_000
+    assert len(far._maps) < len(set(far.index(far.buckets[-1])["shard"].to_pylist())) * 2 + 12
