@@ -115,11 +115,12 @@ class Signals(Frozen):
 
 
 class Embed(Frozen):
-    """model: `descriptor` (built in) or an open_clip name or path; same: cosine from which two clips are duplicates."""
+    """model: `descriptor` (built in) or an open_clip name or path; same: cosine from which two clips are duplicates,
+    None is the model's own (curate/embed.py): a threshold belongs to its model."""
 
     model: StrictStr = "descriptor"
     pretrained: StrictStr | None = None
-    same: Share = 0.97
+    same: Share | None = None
 
 
 class Concepts(Frozen):

@@ -152,7 +152,7 @@ def _proposed(
     # A still clip has one hash many times over: once is enough to be met.
     once = np.unique(np.stack([owners.astype(np.uint64), every]), axis=1)
     near = candidates.by_hash(once[1], once[0].astype(np.int64), rank)
-    alike = candidates.by_cosine(vectors, max(0.0, settings.same - PROPOSE_BELOW_SAME))
+    alike = candidates.by_cosine(vectors, max(0.0, embed.same(settings) - PROPOSE_BELOW_SAME))
     pairs = np.unique(np.concatenate([near, alike]), axis=0)
     kinds = np.array(media, dtype=object)
     return pairs[kinds[pairs[:, 0]] == kinds[pairs[:, 1]]] if len(pairs) else pairs
@@ -161,15 +161,15 @@ def _proposed(
 def _matches(
     pairs: np.ndarray, rows: list[Clip], vectors: np.ndarray, settings: pipelines.Embed, proxies: Proxies | None
 ) -> Iterator[Match]:
-    learned = settings.model != "descriptor"
+    learned, same = settings.model != "descriptor", embed.same(settings)
     unsure: list[tuple[int, int, Alignment, float]] = []
     for first, second in pairs.tolist():
         cosine = float(vectors[first] @ vectors[second])
         found = align(rows[first].hashes, rows[second].hashes)
         similarity = _similarity(cosine, found)
-        if (learned and cosine >= settings.same) or (found and _sure(found)):
+        if (learned and cosine >= same) or (found and _sure(found)):
             yield Match(first, second, similarity)
-        elif found and (found.bits <= WORTH_BITS or cosine >= settings.same - PROPOSE_BELOW_SAME):
+        elif found and (found.bits <= WORTH_BITS or cosine >= same - PROPOSE_BELOW_SAME):
             if proxies is not None:
                 unsure.append((first, second, found, similarity))
             elif found.bits <= STILL_BITS:

@@ -14,6 +14,14 @@ ENCODE_VERSION = 1  # changes only when the vectors do, for reasons that no sett
 
 SCHEMA = pa.schema([("clip_id", pa.string()), ("vector", pa.list_(pa.float32()))])
 
+# Cosines from which two clips are taken for one, by model; `embed.same` overrules them.
+# The descriptor's is measured: re-encoded, rescaled, marked and brightened copies of pictures came out at 0.977 or more
+# and other pictures below 0.86 (curate/descriptor.py). It only proposes; hashes and pictures decide.
+DESCRIPTOR_SAME = 0.97
+# A learned model's is a careful guess, not a measurement: a pair above it is dropped without another look. Look at the
+# similarities that `curate explain` shows for your footage, then set `embed.same`.
+LEARNED_SAME = 0.97
+
 Describe = Callable[[list[np.ndarray]], np.ndarray]  # RGB uint8 (H, W, 3) frames of one clip -> float32 (D,)
 
 
@@ -40,6 +48,13 @@ def describer(settings: pipelines.Embed) -> Describe:
     from curate.embed_clip import load_tower
 
     return load_tower(settings)
+
+
+def same(settings: pipelines.Embed) -> float:
+    """The cosine in [0, 1] from which two clips are duplicates: the recipe's, else the model's own."""
+    if settings.same is not None:
+        return settings.same
+    return DESCRIPTOR_SAME if settings.model == "descriptor" else LEARNED_SAME
 
 
 def embed_settings(settings: pipelines.Embed) -> dict[str, Any]:

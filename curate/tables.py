@@ -112,7 +112,7 @@ class Tables:
         """For every table the settings that make its rows: what its fingerprint covers."""
         from curate.caption import RENDER_VERSION
         from curate.concepts import concepts_settings
-        from curate.embed import embed_settings
+        from curate.embed import embed_settings, same
         from curate.hashes import HASH_VERSION
         from curate.proxies import PROXY_VERSION
         from curate.shots import SHOTS_VERSION
@@ -145,7 +145,7 @@ class Tables:
         found["concepts"] = {
             "embeddings": found["embeddings"],
             "hashes": found["hashes"],
-            "concepts": concepts_settings(curate.concepts, curate.embed.same),
+            "concepts": concepts_settings(curate.concepts, same(curate.embed)),
             "scores": scores,
         }
         return found

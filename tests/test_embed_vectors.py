@@ -100,6 +100,22 @@ def test_a_missing_weight_is_one_clear_line(settings: dict[str, str], said: str)
     assert "\n" not in str(caught.value)
 
 
+def test_a_threshold_belongs_to_its_model_unless_the_recipe_gives_one() -> None:
+    assert embed.same(pipelines.Embed()) == embed.DESCRIPTOR_SAME
+    assert embed.same(pipelines.Embed(model="ViT-B-32", pretrained="openai")) == embed.LEARNED_SAME
+    assert embed.same(pipelines.Embed(same=0.5)) == 0.5 and embed.same(pipelines.Embed(same=0.0)) == 0.0
+
+
+def test_the_descriptors_threshold_lies_between_copies_and_others() -> None:
+    pictures = [*copy_films.photographs(), *(copy_films.pattern(seed) for seed in range(6))]
+    plain = np.stack([describe_clip([picture]) for picture in pictures])
+    for change in ("reencoded", "half size", "brighter"):
+        other = np.stack([describe_clip([copy_films.CHANGES[change](picture)]) for picture in pictures])
+        cosines = other @ plain.T
+        assert np.diag(cosines).min() >= embed.DESCRIPTOR_SAME
+        assert cosines[~np.eye(len(pictures), dtype=bool)].max() < embed.DESCRIPTOR_SAME
+
+
 def test_a_folder_without_weights_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(pipelines.RecipeError, match=r"must hold open_clip_model\.safetensors"):
         embed.embed_settings(pipelines.Embed(model=str(tmp_path)))
