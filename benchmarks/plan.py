@@ -27,7 +27,7 @@ ASPECTS = {16 / 9: 0.5, 4 / 3: 0.15, 9 / 16: 0.2, 1.0: 0.1, 21 / 9: 0.05}
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    options = argparse.ArgumentParser(description="What the plan wastes, beside a plain per-bucket sampler.")
     options.add_argument("--clips", type=int, default=100_000)
     options.add_argument("--tokens", type=int, default=36_000, help="per micro-batch")
     options.add_argument("--micro-batches", type=int, default=64)

@@ -21,7 +21,7 @@ from train import checkpoint, metrics
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    options = argparse.ArgumentParser(description="What killing a training run costs.")
     options.add_argument("--workspace", default="work/demo")
     options.add_argument("--stage", default="256px")
     options.add_argument("--steps", type=int, default=20)
