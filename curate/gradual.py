@@ -1,7 +1,8 @@
 """Gradual transitions, from small luma pictures.
 
 A fade sinks evenly into a blank picture (black, white) or rises out of one. In a dissolve the frames are mixes, in
-rising shares, of the picture before and the picture after it.
+rising shares, of the picture before and the picture after it. Both are told from motion by how well a mix explains the
+frames: a thing that leaves, or a camera that pans, shows what neither of the two ends shows.
 """
 
 from __future__ import annotations
@@ -9,20 +10,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 BLANK = 4.0  # standard deviation of a 32 x 18 luma below which a picture is blank
+DARK, BRIGHT = 30.0, 225.0  # mean luma of a blank picture that needs no closer look: an empty grey wall does
 FOOT = 0.4  # contrast at which even the last of a fade is gone
-MIN_FRAMES = 4
+MIN_FRAMES = 4  # mixed frames of a fade, both slopes and the blank between them together
 MAX_FADE_S = 2.0
 FALL = 0.985  # a fading picture has at most this share of the contrast that it had a frame before
 RISE_NEEDED = 10.0  # contrast at the bright end of a fade
-FADE_ALIKE = 0.8
+FADE_ALIKE, FADE_ALIKE_GREY = 0.6, 0.95
 MERGE_FRAMES = 4  # a fade out and a fade in with no more blank frames between are one transition
-DISSOLVE_HALVES = (4, 6, 8, 12, 16, 20)  # frames; half the lengths that are tried
+SAME_PICTURE = 0.85  # correlation of the pictures around a dip of light from which on it is a flash
+
+COARSE = (8, 5)  # columns, rows: what moves a little within a shot moves less than one of these
+DISSOLVE_FRAMES = (4, 6, 8, 10, 12, 16, 20, 24, 30, 36, 46)  # from the last pure frame to the first pure one
+SHARES = (0.25, 0.375, 0.5, 0.625, 0.75)  # of a window, where frames are compared with the mix of its ends
 MIN_DIFFERENCE = 15.0  # root mean square grey levels between the two pictures of a dissolve
 MIN_CHANGE = 0.3  # 1 - correlation between them
-MAX_RESIDUE = 0.14  # of the frames within, from the mix of the two pictures, relative to their difference
+# On labelled and spliced films the frames of a dissolve differ from a mix by at most 0.17 (half of them) and 0.27 (the
+# worst) of the difference of its ends, and their shares from a straight line by 0.09; both at the coarse size.
+MAX_RESIDUE, MAX_WORST, MAX_BENT = 0.17, 0.28, 0.1
+# A pan looks like a mix at the coarse size, too; but its fine residue is 0.28 or more (dissolves: up to 0.25), and the
+# pictures on both of its sides change at 1.05 times its own rate or more (dissolves: one side at 0.64 or less).
+MAX_FINE, MAX_AROUND = 0.26, 0.8
+AROUND_FRAMES = 8
 
 
 class Gradual(NamedTuple):
@@ -34,27 +47,41 @@ class Gradual(NamedTuple):
     confidence: float
 
 
+# --------------------------------------------------------------------------------------------------------------- fades
+
+
+class Slope(NamedTuple):
+    """Frames first .. end - 1 between full light and blank; top: the frame in full light; down: whether it sinks."""
+
+    first: int
+    end: int
+    top: int
+    down: bool
+
+
 def fades(thumbs: np.ndarray, times: np.ndarray) -> list[Gradual]:
     """(N, 18, 32) float32 luma, seconds (N,) -> fades out, fades in, and both as one where they meet."""
     contrast = thumbs.reshape(len(thumbs), -1).std(axis=1)
     blank = contrast < BLANK
-    found: list[Gradual] = []
+    slopes: list[Slope] = []
     for i in range(1, len(blank)):
         if blank[i] and not blank[i - 1]:
             top, foot = _top(contrast, times, i, -1), _foot(contrast, i, 1)
-            found += _fade(thumbs, contrast, top + 1, foot, top)
+            slopes += _slope(thumbs, contrast, Slope(top + 1, foot, top, True), i)
         if blank[i - 1] and not blank[i]:
             top, foot = _top(contrast, times, i - 1, 1), _foot(contrast, i - 1, -1)
-            found += _fade(thumbs, contrast, foot, top, top)
-    return _joined(found)
+            slopes += _slope(thumbs, contrast, Slope(foot, top, top, False), i - 1)
+    return [one for one in _joined(thumbs, slopes) if one.end - one.first >= MIN_FRAMES]
 
 
-def _fade(thumbs: np.ndarray, contrast: np.ndarray, first: int, end: int, top: int) -> list[Gradual]:
-    """One, if it is long and bright enough and halfway up shows the picture of its top, only paler."""
-    if end - first < MIN_FRAMES or contrast[top] < RISE_NEEDED:
+def _slope(thumbs: np.ndarray, contrast: np.ndarray, slope: Slope, blank: int) -> list[Slope]:
+    """The slope, if it has a mixed frame, is bright enough and halfway up shows the picture of its top, only paler."""
+    mixed = (slope.first, blank - 1) if slope.down else (blank + 1, slope.end - 1)
+    if mixed[1] < mixed[0] or contrast[slope.top] < RISE_NEEDED:
         return []
-    alike = 1 - _unlike(thumbs[(first + end) // 2], thumbs[top])
-    return [Gradual(first, end, "fade", 0.95)] if alike >= FADE_ALIKE else []
+    plain = DARK < thumbs[blank].mean() < BRIGHT
+    alike = 1 - _unlike(thumbs[(mixed[0] + mixed[1]) // 2], thumbs[slope.top])
+    return [slope] if alike >= (FADE_ALIKE_GREY if plain else FADE_ALIKE) else []
 
 
 def _top(contrast: np.ndarray, times: np.ndarray, blank: int, step: int) -> int:
@@ -79,14 +106,22 @@ def _foot(contrast: np.ndarray, blank: int, step: int) -> int:
     return i
 
 
-def _joined(found: Sequence[Gradual]) -> list[Gradual]:
+def _joined(thumbs: np.ndarray, slopes: Sequence[Slope]) -> list[Gradual]:
+    """Slopes as transitions; down and up with next to nothing between are one, and none if the picture comes back."""
     out: list[Gradual] = []
-    for one in sorted(found):
-        if out and one.first - out[-1].end <= MERGE_FRAMES:
-            out[-1] = out[-1]._replace(end=max(out[-1].end, one.end))
-        else:
-            out.append(one)
+    rest = sorted(slopes)
+    while rest:
+        one = rest.pop(0)
+        if one.down and rest and not rest[0].down and rest[0].first - one.end <= MERGE_FRAMES:
+            other = rest.pop(0)
+            if 1 - _unlike(thumbs[one.top], thumbs[other.top]) < SAME_PICTURE:
+                out.append(Gradual(one.first, other.end, "fade", 0.95))
+        elif one.end - one.first >= MIN_FRAMES:
+            out.append(Gradual(one.first, one.end, "fade", 0.9))
     return out
+
+
+# ----------------------------------------------------------------------------------------------------------- dissolves
 
 
 def dissolves(thumbs: np.ndarray, times: np.ndarray) -> list[Gradual]:
@@ -94,44 +129,79 @@ def dissolves(thumbs: np.ndarray, times: np.ndarray) -> list[Gradual]:
 
     Every part of a dissolve is one, too: of those that overlap, the one with the most different ends stays.
     """
-    flat = thumbs.reshape(len(thumbs), -1)
-    found: list[tuple[float, Gradual]] = []
-    for half in DISSOLVE_HALVES:
-        if len(flat) <= 2 * half:
+    fine = thumbs.reshape(len(thumbs), -1)
+    flat = np.stack([cv2.resize(one, COARSE, interpolation=cv2.INTER_AREA).ravel() for one in thumbs])
+    found: list[tuple[float, int, int, float]] = []
+    for length in DISSOLVE_FRAMES:
+        if len(flat) <= length:
             break
-        for k, residue, size in _mixes(flat, half):
-            one = Gradual(k + 1, k + 2 * half, "dissolve", round(1 - residue, 3))
-            found.append((size * (1 - 3 * residue), one))
+        found += [(size * (1 - 3 * residue), k, k + length, residue) for k, size, residue in _mixes(flat, length)
+                  if _stands_out(thumbs, fine, k, k + length)]  # fmt: skip
     kept: list[Gradual] = []
-    for _, one in sorted(found, key=lambda pair: (-pair[0], pair[1])):
-        if not any(one.first <= other.end and other.first <= one.end for other in kept):
-            kept.append(one)
+    for _, k, end, residue in sorted(found, key=lambda one: (-one[0], one[1], one[2])):
+        first, end = _ends(flat, k, end)
+        if end > first and not any(first <= other.end and other.first <= end for other in kept):
+            kept.append(Gradual(first, end, "dissolve", round(1 - residue, 3)))
     return sorted(kept)
 
 
-def _mixes(flat: np.ndarray, half: int) -> list[tuple[int, float, float]]:
-    """(N, P) -> (k, residue, difference of the ends) where frames within k .. k + 2 half are mixes of those two.
+def _stands_out(thumbs: np.ndarray, fine: np.ndarray, k: int, end: int) -> bool:
+    """Whether k .. end leads to another picture, is a mix in detail too, and has a calmer stretch beside it."""
+    if _unlike(thumbs[k], thumbs[end]) < MIN_CHANGE:
+        return False
+    rate = _distance(fine[k], fine[end]) / (end - k)
+    reach = max(2, min((end - k) // 2, AROUND_FRAMES))
+    sides = [(max(0, k - reach), k), (end, min(len(fine) - 1, end + reach))]
+    around = [_distance(fine[a], fine[b]) / (b - a) for a, b in sides if b > a]
+    return bool(around) and min(around) <= MAX_AROUND * rate and _fine_residue(fine, k, end) <= MAX_FINE
 
-    The residue is the distance of the worst of the frames at 1/4, 1/2, 3/4, relative to the difference of the ends.
+
+def _fine_residue(fine: np.ndarray, k: int, end: int) -> float:
+    apart = fine[end] - fine[k]
+    there = np.stack([fine[k + round((end - k) * share)] - fine[k] for share in SHARES])
+    off = there - (there @ apart / (apart @ apart))[:, None] * apart
+    return float(np.median(np.linalg.norm(off, axis=1)) / np.linalg.norm(apart))
+
+
+def _distance(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.sqrt(np.mean((a - b) ** 2)))
+
+
+def _mixes(flat: np.ndarray, length: int) -> list[tuple[int, float, float]]:
+    """(N, P) -> (k, difference of the ends, residue) where frames k .. k + length are mixes of the two outermost.
+
+    residue: distance of the middle one of the frames that are looked at to the line between the ends, relative to the
+    ends' difference.
     """
-    length = 2 * half
     before, after = flat[:-length], flat[length:]
     apart = after - before
     size = np.sqrt(np.einsum("np,np->n", apart, apart) / flat.shape[1])
-    centre = (before + after) / 2 - flat[half : half + len(before)]
-    rough = np.sqrt(np.einsum("np,np->n", centre, centre) / flat.shape[1]) / np.maximum(size, 1e-6)
-    starts = np.flatnonzero((size >= MIN_DIFFERENCE) & (rough < MAX_RESIDUE))
-    found = []
-    for k in starts:
-        residue = max(_distance(flat, int(k), length, share) for share in (0.25, 0.5, 0.75)) / float(size[k])
-        if residue < MAX_RESIDUE and _unlike(before[k], after[k]) >= MIN_CHANGE:
-            found.append((int(k), residue, float(size[k])))
-    return found
+    starts = np.flatnonzero(size >= MIN_DIFFERENCE)
+    before, apart, size = before[starts], apart[starts], size[starts]
+    steps = sorted({round(length * share) for share in SHARES})
+    there = np.stack([flat[starts + step] - before for step in steps])  # (S, n, P)
+    share = np.einsum("snp,np->sn", there, apart) / (flat.shape[1] * size**2)
+    off = there - share[..., None] * apart
+    residues = np.sqrt(np.einsum("snp,snp->sn", off, off) / flat.shape[1]) / size
+    bent = np.abs(share - np.array(steps)[:, None] / length).max(axis=0)
+    residue = np.median(residues, axis=0)
+    good = (residue <= MAX_RESIDUE) & (residues.max(axis=0) <= MAX_WORST) & (bent <= MAX_BENT)
+    return [(int(starts[j]), float(size[j]), float(residue[j])) for j in np.flatnonzero(good)]
 
 
-def _distance(flat: np.ndarray, k: int, length: int, share: float) -> float:
-    mix = flat[k] + share * (flat[k + length] - flat[k])
-    return float(np.sqrt(np.mean((flat[k + round(length * share)] - mix) ** 2)))
+def _ends(flat: np.ndarray, k: int, end: int) -> tuple[int, int]:
+    """First mixed frame and the one after the last, from the straight line through the middle shares of k .. end."""
+    apart = flat[end] - flat[k]
+    at = np.arange(k, end + 1)
+    share = (flat[k : end + 1] - flat[k]) @ apart / (apart @ apart)
+    inner = (share > 0.15) & (share < 0.85)
+    if inner.sum() < 2:
+        return k + 1, end
+    slope, offset = np.polyfit(at[inner], share[inner], 1)
+    if slope <= 0:
+        return k + 1, end
+    first, last = -offset / slope, (1 - offset) / slope
+    return max(k + 1 - (end - k) // 4, round(first + 1)), min(end + (end - k) // 4, round(last))
 
 
 def _unlike(before: np.ndarray, after: np.ndarray) -> float:

@@ -7,57 +7,24 @@ frames within `HORIZON_S` of it and at nothing else, so a video scanned in overl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 from scenedetect.common import FrameTimecode, Timecode
 from scenedetect.detectors import AdaptiveDetector, ContentDetector, HashDetector
 
-from curate.gradual import Gradual, dissolves, fades
+from curate.cuts import THUMB, Boundary, Look, boundaries
 from media.decode import Frame
 
-SHOTS_VERSION = 1
+SHOTS_VERSION = 2
 DETECTOR_PX = 256
-THUMB = (32, 18)  # columns, rows of the luma that pictures are compared by
-HORIZON_S = 2.5
+HORIZON_S = 3.0
 MAX_HORIZON = 240  # frames
 STRIDE_S = 0.5  # new frames are judged in batches of this length
 
-# Found on the labelled footage: true cuts have a content score of 23-81 at 2.3 or more times their neighbours' mean and
-# 1 - correlation of 0.32 or more (or a blank side); the nearest others have 27.2 at 1.4 times, and 31.3 at 4.7 times
-# with 0.04 (the start of a fade).
-CONTENT, ADAPTIVE_RATIO, ADAPTIVE_FLOOR, HASH = 27.0, 2.0, 15.0, 0.35
-MIN_RATIO = 2.0
-MIN_CHANGE = 0.2
-BLANK_STD = 6.0
-BAR = 3.0  # grey levels
-STILL = 0.5
-FLASH_S = 0.4
-FLASH_ALIKE = 0.85
-
-
-class Look(NamedTuple):
-    """What shots are found by, of one frame. content: mean HSV change to the frame before (0 for the first);
-    votes: detectors that propose a cut here; thumb: float32 (18, 32) luma; forced: `resize` or `gap`."""
-
-    pts: int
-    time_s: float
-    content: float
-    votes: frozenset[str]
-    thumb: np.ndarray
-    forced: str | None
-
-
-class Boundary(NamedTuple):
-    """The old shot ends before frame `last`, the new one begins with frame `first` (equal for a hard cut)."""
-
-    last: int
-    first: int
-    kind: str  # cut | fade | dissolve | resize
-    confidence: float
+CONTENT, ADAPTIVE_RATIO, ADAPTIVE_FLOOR, HASH = 27.0, 2.0, 15.0, 0.35  # at which they propose, low on purpose
 
 
 class ShotFinder:
@@ -122,14 +89,16 @@ class ShotFinder:
         moved = [Boundary(b.last + self._base, b.first + self._base, b.kind, b.confidence) for b in found]
         open_ones = [b.last for b in moved if self.settled <= b.last < until < b.first]
         until = min([until, *open_ones]) if not ended else until
-        out = [
-            b._replace(last=max(b.last, self.settled))
-            for b in moved
-            if self.settled < b.first and b.first <= until and b.last < until
-        ]
+        out = [b._replace(last=max(b.last, self.settled)) for b in moved if self._now(b, until)]
         self.settled = max(self.settled, until)
         self._forget()
         return [b for b in out if b.first > b.last or b.kind in ("cut", "resize")]
+
+    def _now(self, one: Boundary, until: int) -> bool:
+        """Whether it is to be handed out as frames up to `until` are: before its first frame, and once."""
+        if one.last == one.first:
+            return self.settled <= one.first < until
+        return self.settled < one.first <= until and one.last < until
 
     def _forget(self) -> None:
         """Looks older than a horizon before what is settled are not looked at again."""
@@ -178,96 +147,3 @@ class _Adaptive(AdaptiveDetector):
 
     def _calculate_frame_score(self, timecode: FrameTimecode, frame_img: np.ndarray) -> float:
         return self.given
-
-
-# ------------------------------------------------------------------------------------------------------------- judging
-
-
-def boundaries(looks: Sequence[Look]) -> list[Boundary]:
-    """Boundaries among consecutive frames, indices into `looks`, in order and not overlapping."""
-    thumbs = np.stack([look.thumb for look in looks])
-    times = np.array([look.time_s for look in looks])
-    forced = [i for i, look in enumerate(looks) if look.forced and i]
-    hard = [
-        (i, _confidence(looks, i))
-        for i, look in enumerate(looks)
-        if i and look.votes and not look.forced and _is_cut(looks, i)
-    ]
-    cuts = [(i, sure) for i, sure in hard if not _is_flash(thumbs, times, i, [k for k, _ in hard])]
-    gradual = _clear([*fades(thumbs, times), *dissolves(thumbs, times)], [i for i, _ in cuts] + forced)
-    out = [Boundary(i, i, "resize" if looks[i].forced == "resize" else "cut", 1.0) for i in forced]
-    out += [Boundary(g.first, g.end, g.kind, g.confidence) for g in gradual]
-    out += [Boundary(i, i, "cut", sure) for i, sure in cuts if not any(g.first - 1 <= i <= g.end + 1 for g in gradual)]
-    return sorted(out)
-
-
-def _clear(found: Iterable[Gradual], cuts: Sequence[int]) -> list[Gradual]:
-    """Of overlapping transitions the surest stays; one with a hard cut well inside it is none."""
-    kept: list[Gradual] = []
-    for one in sorted(found, key=lambda g: (g.kind != "fade", -g.confidence, g.first)):
-        inside = any(one.first + 2 <= i <= one.end - 2 for i in cuts) and one.kind == "dissolve"
-        if not inside and not any(one.first <= other.end and other.first <= one.end for other in kept):
-            kept.append(one)
-    return sorted(kept)
-
-
-def _is_cut(looks: Sequence[Look], i: int) -> bool:
-    """Whether the jump to frame i stands out and leads to another picture."""
-    around = _neighbours(looks, i)
-    stands_out = looks[i].content >= MIN_RATIO * (sum(around) / len(around) if around else 0.0)
-    return stands_out and change(looks[i - 1].thumb, looks[i].thumb) >= MIN_CHANGE
-
-
-def _neighbours(looks: Sequence[Look], i: int) -> list[float]:
-    """Content scores of the two nearest moving frames on each side: some films show every frame twice."""
-    before = [look.content for look in reversed(looks[max(0, i - 5) : i]) if look.content > STILL][:2]
-    after = [look.content for look in looks[i + 1 : i + 6] if look.content > STILL][:2]
-    return before + after
-
-
-def _confidence(looks: Sequence[Look], i: int) -> float:
-    """In (0, 1): how far the jump is above its surroundings."""
-    around = _neighbours(looks, i)
-    ratio = looks[i].content / max(sum(around) / len(around) if around else 0.0, 1.0)
-    return round(float(1 - 1 / (1 + 0.02 * looks[i].content * min(ratio, 20.0))), 3)
-
-
-def change(before: np.ndarray, after: np.ndarray) -> float:
-    """0 the same picture up to brightness .. 1 unrelated; 1 where one is blank and the other is not alike.
-
-    Bars that both have say nothing about what is between them, and are left out.
-    """
-    before, after = _without_bars(before, after)
-    if min(before.std(), after.std()) < BLANK_STD:
-        both = max(before.std(), after.std()) < BLANK_STD
-        return float(min(1.0, np.abs(before - after).mean() / 10.0)) if both else 1.0
-    a, b = before - before.mean(), after - after.mean()
-    return float(1.0 - (a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum()))
-
-
-def _without_bars(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both pictures (18, 32) without the outer rows and columns that are flat and the same in both."""
-    for _ in range(2):
-        bar = (before.std(axis=1) < BAR) & (after.std(axis=1) < BAR) & (np.abs(before - after).mean(axis=1) < BAR)
-        inner = np.flatnonzero(~bar)
-        if len(inner) < 4:
-            return before.T if _ else before, after.T if _ else after
-        rows = slice(inner[0], inner[-1] + 1)
-        before, after = before[rows].T, after[rows].T
-    return before, after
-
-
-def _is_flash(thumbs: np.ndarray, times: np.ndarray, i: int, proposed: Sequence[int]) -> bool:
-    """Whether the picture before frame i is back soon after it, or the picture of i was there just before it."""
-    after = [k for k in range(i + 1, len(times)) if times[k] - times[i] <= FLASH_S]
-    before = [k for k in range(i - 1) if times[i] - times[k] <= FLASH_S]
-    return _returns(thumbs, i - 1, after) or _returns(thumbs, i, before)
-
-
-def _returns(thumbs: np.ndarray, i: int, others: Sequence[int]) -> bool:
-    """Whether the picture i is seen again, and well lit, among others."""
-    if thumbs[i].std() < BLANK_STD:
-        return False
-    return any(
-        1 - change(thumbs[i], thumbs[k]) >= FLASH_ALIKE and np.abs(thumbs[i] - thumbs[k]).mean() < 20 for k in others
-    )

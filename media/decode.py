@@ -167,9 +167,16 @@ class Video:
     def __exit__(self, *_: object) -> None:
         self._container.close()
 
-    def seek(self, time_s: float) -> None:
-        """Go on from the last key frame at or before a time. What `result` says is then about a part only."""
-        self._container.seek(int(time_s / self.time_base), stream=self._stream, backward=True)
+    def seek(self, time_s: float) -> bool:
+        """Go on from the last key frame at or before a time; False where the container cannot (then open it anew).
+
+        What `result` says is then about a part only.
+        """
+        try:
+            self._container.seek(int(time_s / self.time_base), stream=self._stream, backward=True)
+        except (av.error.FFmpegError, OSError):
+            return False
+        return True
 
     def __iter__(self) -> Iterator[Frame]:
         lost = False

@@ -82,9 +82,8 @@ def _by_pyav(path: str, wanted: np.ndarray, threads: int) -> list[np.ndarray]:
 
 def _from(path: str, start_s: float | None, threads: int) -> Iterator[Frame]:
     with Video(path, threads) as video:
-        if start_s is not None:
-            video.seek(start_s)
-        yield from video
+        if start_s is None or video.seek(start_s):
+            yield from video
 
 
 def _shown(frames: Iterator[Frame], wanted: np.ndarray, strict: bool = True) -> list[np.ndarray] | None:

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from curate.cuts import Look, boundaries, change
 from curate.gradual import dissolves, fades
 from curate.sharpest import laplacian_variance, sharpest
-from curate.shots import ShotFinder, change
+from curate.shots import ShotFinder
 from curate.spans import Edge, parts, usable, window
 from pipelines import Shots
 
@@ -127,3 +128,27 @@ def test_laplacian_falls_with_blur_and_ignores_offset() -> None:
     wide = np.pad(picture.astype(np.float64), 1, mode="reflect")
     by_hand = wide[:-2, 1:-1] + wide[2:, 1:-1] + wide[1:-1, :-2] + wide[1:-1, 2:] - 4 * wide[1:-1, 1:-1]
     assert np.isclose(laplacian_variance(picture), by_hand.var(), rtol=1e-6)
+
+
+def _looks(count: int, cuts: tuple[int, ...]) -> list[Look]:
+    """Frames of pictures that change at the cuts, with the detectors' votes there."""
+    pictures = [_scene(10 + sum(k >= cut for cut in cuts)) for k in range(count)]
+    votes = [frozenset({"content"}) if k in cuts else frozenset[str]() for k in range(count)]
+    return [Look(k, k / 25, 60.0 * (k in cuts), votes[k], pictures[k], None) for k in range(count)]
+
+
+@pytest.mark.parametrize("at", range(60, 75))
+def test_no_cut_is_lost_between_two_judgements(at: int) -> None:
+    """Every place relative to the strides in which frames are judged; one pass gives what the whole film gives."""
+    looks = _looks(260, (at, at + 40))
+    finder = ShotFinder((), Fraction(1, 25))
+    found = []
+    for look in looks:
+        finder._looks.append(look)
+        finder._votes[look.pts] = set(look.votes)
+        before = finder.settled
+        new = finder.settle()
+        assert all(before <= one.last < finder.settled for one in new)
+        found += new
+    assert found + finder.settle(ended=True) == boundaries(looks)
+    assert [one.first for one in boundaries(looks)] == [at, at + 40]
