@@ -6,7 +6,7 @@ is a flash). Every decision looks at the frames around it and at nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from typing import NamedTuple
 
 import numpy as np
@@ -39,7 +39,7 @@ class Look(NamedTuple):
     pts: int
     time_s: float
     content: float
-    votes: frozenset[str]
+    votes: Set[str]  # may still grow
     thumb: np.ndarray
     forced: str | None
 

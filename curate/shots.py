@@ -22,7 +22,7 @@ SHOTS_VERSION = 2
 DETECTOR_PX = 256
 HORIZON_S = 3.0
 MAX_HORIZON = 240  # frames
-STRIDE_S = 0.5  # new frames are judged in batches of this length
+STRIDE_S = 1.0  # new frames are judged in batches of this length
 
 CONTENT, ADAPTIVE_RATIO, ADAPTIVE_FLOOR, HASH = 27.0, 2.0, 15.0, 0.35  # at which they propose, low on purpose
 
@@ -33,7 +33,7 @@ class ShotFinder:
     push(frame, bgr) per frame; `settle()` gives the boundaries decided since; frames before `settled` are decided.
     """
 
-    def __init__(self, detectors: Sequence[str], time_base: Fraction):
+    def __init__(self, detectors: Sequence[str], time_base: Fraction, mode: str = "cheap"):
         self._names, self._time_base = tuple(detectors), time_base
         self._detectors: dict[str, object] = {}
         self._previous: tuple[np.ndarray, tuple[int, int]] | None = None
@@ -55,18 +55,12 @@ class ShotFinder:
         if forced or self._previous is None:
             self._detectors, content = self._fresh(), 0.0
         else:
-            content = float(np.mean(cv2.mean(cv2.absdiff(hsv, self._previous[0]))[:3]))
+            content = sum(cv2.mean(cv2.absdiff(hsv, self._previous[0]))[:3]) / 3
         self._ask(frame, bgr, content)
         gray = cv2.resize(cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY), THUMB, interpolation=cv2.INTER_AREA)
-        look = Look(
-            frame.pts,
-            frame.time_s,
-            content,
-            frozenset(),
-            gray.astype(np.float32),
-            forced or ("gap" if frame.gap else None),
-        )
-        self._looks.append(look)
+        votes = self._votes.setdefault(frame.pts, set())
+        forced = forced or ("gap" if frame.gap else None)
+        self._looks.append(Look(frame.pts, frame.time_s, content, votes, gray.astype(np.float32), forced))
         self._previous = (hsv, size)
         return content
 
@@ -74,7 +68,7 @@ class ShotFinder:
         """Boundaries that became certain; all that remain when the video has ended."""
         if not self._looks or not (ended or self._due()):
             return []
-        found = boundaries(self._voted())
+        found = boundaries(self._looks)
         newest = self._looks[-1].time_s
         sure = [i for i, look in enumerate(self._looks) if newest - look.time_s >= HORIZON_S]
         until = self.count if ended else self._base + max(len(sure), len(self._looks) - MAX_HORIZON)
@@ -110,9 +104,6 @@ class ShotFinder:
                 self._votes.pop(look.pts, None)
             del self._looks[:keep]
             self._base += keep
-
-    def _voted(self) -> list[Look]:
-        return [look._replace(votes=frozenset(self._votes.get(look.pts, ()))) for look in self._looks]
 
     def _fresh(self) -> dict[str, object]:
         made: dict[str, object] = {}

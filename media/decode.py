@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 import av
@@ -33,25 +34,20 @@ MAX_SHORT = 0.02  # share of the promised packets, or of the promised length, th
 class Frame:
     """A decoded picture and its place in time.
 
-    index: 0-based, decoding order; pts, end_pts: ticks of `time_base`, half open; width, height: upright px with square
-    pixels; gap: frames were lost just before this one.
+    index: 0-based, decoding order; pts, end_pts: ticks of `time_base`, half open; time_s, end_s: the same in seconds;
+    width, height: upright px with square pixels; gap: frames were lost just before this one.
     """
 
-    __slots__ = ("_colour", "_picture", "_upright", "end_pts", "gap", "height", "index", "pts", "time_base", "width")
+    __slots__ = ("_colour", "_picture", "_upright", "end_pts", "end_s", "gap", "height", "index", "pts", "time_base",
+                 "time_s", "width")  # fmt: skip
 
     def __init__(self, index: int, pts: int, end_pts: int, time_base: Fraction, picture: Any, size: tuple[int, int],
                  upright: Upright, colour: Colour, gap: bool = False):  # fmt: skip
         self.index, self.pts, self.end_pts, self.time_base, self.gap = index, pts, end_pts, time_base, gap
         self.width, self.height = size
+        up, down = time_base.as_integer_ratio()
+        self.time_s, self.end_s = pts * up / down, end_pts * up / down
         self._picture, self._upright, self._colour = picture, upright, colour
-
-    @property
-    def time_s(self) -> float:
-        return float(self.pts * self.time_base)
-
-    @property
-    def end_s(self) -> float:
-        return float(self.end_pts * self.time_base)
 
     def shrunk(self, long_side: int) -> Frame:
         """The same frame with a picture of at most long_side px that holds no reference to the large one."""
@@ -99,9 +95,7 @@ class Frame:
 
     def _stored_size(self, long_side: int) -> tuple[int, int]:
         """Even size before turning, long side at most long_side, shape of the square-pixel picture."""
-        stored = self._upright.size(self.width, self.height)
-        width, height = fitted(*stored, long_side)
-        return max(2, width // 2 * 2), max(2, height // 2 * 2)
+        return _even(*self._upright.size(self.width, self.height), long_side)
 
     def _planar(self) -> bool:
         return self._picture.format.name in ("yuv420p", "yuvj420p", "yuv420p10le")
@@ -115,6 +109,12 @@ class Frame:
         if deep:
             data = (data >> 2).astype(np.uint8)
         return data if data.shape == (height, width) else shrink(data, width, height)
+
+
+@lru_cache(maxsize=32)
+def _even(width: int, height: int, long_side: int) -> tuple[int, int]:
+    width, height = fitted(width, height, long_side)
+    return max(2, width // 2 * 2), max(2, height // 2 * 2)
 
 
 def fitted(width: int, height: int, long_side: int | None) -> tuple[int, int]:

@@ -145,7 +145,6 @@ def test_no_cut_is_lost_between_two_judgements(at: int) -> None:
     found = []
     for look in looks:
         finder._looks.append(look)
-        finder._votes[look.pts] = set(look.votes)
         before = finder.settled
         new = finder.settle()
         assert all(before <= one.last < finder.settled for one in new)

@@ -1,7 +1,7 @@
 """Dense optical flow between frames about a tenth of a second apart, computed once for all signals that want it.
 
-Pairs that lie a tenth of a second apart are far enough for slow motion to stand above the noise of the estimate, near enough
-for fast motion to be found. DIS: Kroeger et al., Fast optical flow using dense inverse search, 2016.
+Pairs that lie a tenth of a second apart are far enough for slow motion to stand above the noise of the estimate, near
+enough for fast motion to be found. DIS: Kroeger et al., Fast optical flow using dense inverse search, 2016.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ MAX_PAIR_S = 1.0  # frames further apart (slideshows, time lapse) are not compar
 
 
 class FlowPair(NamedTuple):
-    """flow: float32 (h, w, 2), px of the small picture, right and down, from the frame at since_s to the one at time_s."""
+    """flow: float32 (h, w, 2), px of the small picture, right and down, from the frame at since_s, whose luma is
+    `before`, to the one at time_s."""
 
     flow: np.ndarray
+    before: np.ndarray
     since_s: float
     time_s: float
 
@@ -51,5 +53,5 @@ class FlowPairs:
         made = seen.__dict__.get("flow_pair")
         if made is None or made.since_s != before[0]:
             flow = self._dis.calc(before[1], luma, None)  # type: ignore[call-overload]
-            made = seen.__dict__["flow_pair"] = FlowPair(flow, before[0], now)
+            made = seen.__dict__["flow_pair"] = FlowPair(flow, before[1], before[0], now)
         return made

@@ -9,6 +9,7 @@ Borders stand.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import cv2
@@ -16,10 +17,9 @@ import numpy as np
 import pyarrow as pa
 
 from curate.signals.borders import bars
+from curate.signals.flow import FlowPairs
 from curate.signals.kinds import Clip, Record, Scores, Seen, Signal, mean
 
-PAIR_S = 0.1
-MAX_PAIR_S = 1.0  # frames further apart (slideshows, time lapse) are not compared by flow
 DEAD_WIDTHS = 0.0005  # flow below this share of the width (0.12 px) is noise of the estimate and counts as none
 MOVING = 0.01  # frame widths per second from which on a pixel moves
 STILL = 0.15  # mean grey levels between neighbours below which a frame repeats the one before
@@ -49,30 +49,21 @@ class Step(NamedTuple):
 
 class Watch:
     def __init__(self) -> None:
-        self._flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        self._pairs = FlowPairs()
         self._before: tuple[float, np.ndarray] | None = None
-        self._reference: tuple[float, np.ndarray] | None = None
 
     def see(self, seen: Seen) -> Record | None:
         luma, now = seen.small_luma, seen.time_s
         before, self._before = self._before, (now, luma)
+        found = self._pairs.see(seen)
         if before is None or before[1].shape != luma.shape:
-            self._reference = self._before
             return None
         still = float(cv2.norm(luma, before[1], cv2.NORM_L1)) / luma.size < STILL
-        pair, since = self._pair(luma, now)
+        pair, since = None, now
+        if found is not None:
+            pair = measure(explained(found.before, luma, found.flow), found.elapsed_s)
+            since = found.since_s
         return Record(now, before[0], Step(seen.content / 255, still, pair, since))
-
-    def _pair(self, luma: np.ndarray, now: float) -> tuple[Pair | None, float]:
-        assert self._reference is not None
-        since, reference = self._reference
-        if now - since < PAIR_S - 1e-6:
-            return None, now
-        self._reference = (now, luma)
-        if now - since > MAX_PAIR_S or min(luma.shape) < 16:
-            return None, now
-        flow = self._flow.calc(reference, luma, None)  # type: ignore[call-overload]
-        return measure(explained(reference, luma, flow), now - since), since
 
 
 def explained(before: np.ndarray, after: np.ndarray, flow: np.ndarray) -> np.ndarray:
@@ -80,16 +71,14 @@ def explained(before: np.ndarray, after: np.ndarray, flow: np.ndarray) -> np.nda
 
     It is the whole picture's motion where that fits as well, and none in the borders.
     """
-    sides = bars(before) or (0, 0, 0, 0)
+    left, top, right, bottom = ((px + 1) // 2 for px in bars(before) or (0, 0, 0, 0))
     flow, before, after = _halved(flow) / 2, _halved(before), _halved(after)
     whole = whole_motion(flow, before)
-    worse = _misfit(before, after, whole) > _misfit(before, after, flow) + SLACK
+    worse = cv2.subtract(_misfit(before, after, whole), _misfit(before, after, flow)) > SLACK
     best = np.where(worse[..., None], flow, whole)
-    left, top, right, bottom = ((px + 1) // 2 for px in sides)
     height, width = before.shape
-    inside = np.zeros((height, width, 1), np.float32)
-    inside[top : height - bottom, left : width - right] = 1
-    return best * inside
+    best[:top], best[height - bottom :], best[:, :left], best[:, width - right :] = 0, 0, 0, 0
+    return best
 
 
 def _halved(picture: np.ndarray) -> np.ndarray:
@@ -98,42 +87,60 @@ def _halved(picture: np.ndarray) -> np.ndarray:
 
 def whole_motion(flow: np.ndarray, luma: np.ndarray) -> np.ndarray:
     """Flow (h, w, 2) -> the affine flow (h, w, 2) that most of the picture's texture follows, by reweighted squares."""
-    height, width = luma.shape
-    half = GRID_PX // 2
-    y, x = np.mgrid[half:height:GRID_PX, half:width:GRID_PX].astype(np.float32)
-    design = np.stack([np.ones_like(x), x / width - 0.5, y / width - 0.5 * height / width], axis=-1).reshape(-1, 3)
-    there = flow[half::GRID_PX, half::GRID_PX].reshape(-1, 2)
-    texture = cv2.blur(np.abs(cv2.Sobel(luma, cv2.CV_32F, 1, 0)) + np.abs(cv2.Sobel(luma, cv2.CV_32F, 0, 1)), (5, 5))
-    base = np.minimum(texture[half::GRID_PX, half::GRID_PX].reshape(-1), 30.0) + 0.1
+    design, there = _design(*luma.shape), flow[GRID_PX // 2 :: GRID_PX, GRID_PX // 2 :: GRID_PX].reshape(-1, 2)
+    across, along = cv2.Sobel(luma, cv2.CV_16S, 1, 0), cv2.Sobel(luma, cv2.CV_16S, 0, 1)
+    texture = cv2.blur(cv2.add(np.abs(across), np.abs(along)).astype(np.float32), (5, 5))
+    base = np.minimum(texture[GRID_PX // 2 :: GRID_PX, GRID_PX // 2 :: GRID_PX].reshape(-1), 30.0) + 0.1
     fitted = np.array([np.median(there, axis=0), (0, 0), (0, 0)], np.float32)
+    ridge = 1e-3 * np.eye(3)
     for _ in range(6):
-        residue = np.linalg.norm(there - design @ fitted, axis=1)
-        weight = (base / (1 + (residue / ROBUST_PX) ** 2))[:, None]
-        fitted = np.linalg.solve(design.T @ (weight * design) + 1e-3 * np.eye(3), design.T @ (weight * there))
-    y, x = np.mgrid[:height, :width].astype(np.float32)
-    every = np.stack([np.ones_like(x), x / width - 0.5, y / width - 0.5 * height / width], axis=-1)
-    return (every @ fitted.astype(np.float32)).astype(np.float32)
+        off = there - design @ fitted
+        weight = (base / (1 + (off[:, 0] ** 2 + off[:, 1] ** 2) / ROBUST_PX**2))[:, None] * design
+        fitted = np.linalg.solve(weight.T @ design + ridge, weight.T @ there).astype(np.float32)
+    x, y = _centred(*luma.shape)
+    return fitted[0] + fitted[1] * x[None, :, None] + fitted[2] * y[:, None, None]
+
+
+@lru_cache(maxsize=8)
+def _centred(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """x (w,) and y (h,) of a picture's px, in widths from its middle."""
+    x, y = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)
+    return x / width - 0.5, y / width - 0.5 * height / width
+
+
+@lru_cache(maxsize=8)
+def _design(height: int, width: int) -> np.ndarray:
+    """float32 (n, 3): 1, x, y at every GRID_PX-th px."""
+    x, y = (one[GRID_PX // 2 :: GRID_PX] for one in _centred(height, width))
+    xs, ys = np.meshgrid(x, y)
+    return np.stack([np.ones_like(xs), xs, ys], axis=-1).reshape(-1, 3)
+
+
+@lru_cache(maxsize=8)
+def _places(height: int, width: int) -> np.ndarray:
+    """float32 (h, w, 2): x, y of every px."""
+    return np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1).astype(np.float32)
 
 
 def _misfit(before: np.ndarray, after: np.ndarray, flow: np.ndarray) -> np.ndarray:
     """Mean absolute difference, over 3 x 3 px, of the first picture and the second one moved back along a flow."""
-    height, width = before.shape
-    y, x = np.mgrid[:height, :width].astype(np.float32)
-    moved = cv2.remap(after, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return cv2.blur(cv2.absdiff(before, moved), (3, 3)).astype(np.float32)
+    moved = cv2.remap(after, _places(*before.shape) + flow, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
+    return cv2.blur(cv2.absdiff(before, moved), (3, 3))
 
 
 def measure(flow: np.ndarray, elapsed_s: float) -> Pair:
     """Flow (h, w, 2) in px of the small picture over elapsed_s -> Pair."""
     width = flow.shape[1]
-    size = np.hypot(flow[..., 0], flow[..., 1])
-    moving = size >= DEAD_WIDTHS * width
+    dx, dy = np.ascontiguousarray(flow[..., 0]), np.ascontiguousarray(flow[..., 1])
+    size = cv2.magnitude(dx, dy)
+    moving = (size >= DEAD_WIDTHS * width).astype(np.float32)
     rate = 1 / (width * elapsed_s)
+    share = rate / size.size
     return Pair(
-        float(size[moving].sum() / size.size) * rate,
-        float((size * rate >= MOVING).mean()),
-        float(flow[..., 0][moving].sum() / size.size) * rate,
-        float(flow[..., 1][moving].sum() / size.size) * rate,
+        float(np.vdot(size, moving)) * share,
+        float(cv2.countNonZero((size * rate >= MOVING).view(np.uint8))) / size.size,
+        float(np.vdot(dx, moving)) * share,
+        float(np.vdot(dy, moving)) * share,
     )
 
 
@@ -162,4 +169,4 @@ def jitter(pairs: Sequence[Pair]) -> float | None:
     return float(changed / total) if total > 1e-9 else 0.0
 
 
-SIGNAL = Signal({name: pa.float64() for name in COLUMNS}, 1, "pass", Watch, summary)
+SIGNAL = Signal({name: pa.float64() for name in COLUMNS}, 2, "pass", Watch, summary)
