@@ -275,10 +275,13 @@ _REPAIR = "run `python -m cache.verify`, it says what to do"
 def _mapped(shelf: Shelf, path: str) -> memoryview:
     """The whole file, mapped copy-on-write: torch wants a writable buffer, the file is never written."""
     try:
-        with open(shelf.local(path), "rb") as file:
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
-    except (FileNotFoundError, ValueError):
-        raise CacheError(f"{path}: a shard of the index is missing or empty; {_REPAIR}") from None
+        local = shelf.local(path)
+        if os.path.getsize(local):
+            with open(local, "rb") as file:
+                return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
+    except FileNotFoundError:
+        pass
+    raise CacheError(f"{path}: a shard of the index is missing or empty; {_REPAIR}")
 
 
 def _texts(tensors: dict[str, torch.Tensor], notes: dict[str, str]) -> tuple[TextStates, ...]:

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from threading import Lock
+from threading import Lock, get_ident
 from types import TracebackType
+
+import fsspec
 
 from media import storage
 
 STREAMS = 4  # shards fetched at the same time
+RETRY_S = (0.1, 0.5)  # pauses before a fetch that failed is tried again
 
 
 class Window:
@@ -84,8 +88,15 @@ class Shelf:
     def _get(self, path: str) -> str:
         """Fetch under a name that is unique to the whole path, so that shards of two caches don't meet."""
         local = os.path.join(self._folder, hashlib.sha256(path.encode()).hexdigest()[:16] + "-" + storage.name(path))
-        if not os.path.exists(local):
-            storage.get(path, local)
+        for wait_s in (*RETRY_S, None):
+            if os.path.exists(local):
+                break
+            try:
+                _fetched(path, local)
+            except OSError:  # a web server that is busy looks like one that has no such file
+                if wait_s is None:
+                    raise
+                time.sleep(wait_s)
         return local
 
     def _make_room(self) -> None:
@@ -99,6 +110,18 @@ class Shelf:
             if not self._held[path]:
                 storage.remove(self._fetches.pop(path).result())
                 total -= sizes[path]
+
+
+def _fetched(path: str, local: str) -> None:
+    """One request for the whole file, whether or not the server can give parts; it appears at `local` whole."""
+    fs, inner = fsspec.core.url_to_fs(path)
+    beside = f"{local}.{os.getpid()}-{get_ident()}.part"
+    os.makedirs(os.path.dirname(local), exist_ok=True)
+    try:
+        fs.get_file(inner, beside)
+        os.replace(beside, local)
+    finally:
+        storage.remove(beside)
 
 
 def _usable(fetch: Future[str]) -> bool:
