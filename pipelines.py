@@ -74,7 +74,7 @@ class Shots(Frozen):
 
     detectors: tuple[Literal["content", "adaptive", "hash", "transnet"], ...] = ("content", "adaptive")
     mode: Literal["cheap", "auto", "full"] = (
-        "auto"  # where TransNet V2 looks: nowhere, where cheap ones doubt, everywhere
+        "cheap"  # where TransNet V2 looks: nowhere, where cheap ones doubt, everywhere
     )
     min_s: Positive = 0.8
     max_s: Positive = 20.0
@@ -466,7 +466,7 @@ def _check_line(recipe: Recipe, name: str) -> None:
         if parent in seen:
             raise RecipeError(f"sets.{name}.parent: a set cannot be its own ancestor ({' -> '.join([*seen, parent])})")
         seen.append(parent)
-    media = {recipe.sets[one].media for one in seen} - {None}
+    media = {found for one in seen if (found := recipe.sets[one].media) is not None}
     if len(media) > 1:
         raise RecipeError(f"sets.{name}.media: must be its parent's or narrower, got {' and '.join(sorted(media))}")
 

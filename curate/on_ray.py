@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 import time
@@ -42,7 +43,7 @@ def connect() -> str:
     """Join the job's cluster (RAY_ADDRESS), or start a private one for this run. Returns a line that says which."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False, logging_level="ERROR")
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
         return f"on the Ray cluster at {os.environ['RAY_ADDRESS']}"
     # Without a mode, a private cluster writes a token into the home folder and later clusters ask for it.
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -50,7 +51,7 @@ def connect() -> str:
         address="local",
         include_dashboard=False,
         log_to_driver=False,
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
         object_store_memory=256_000_000,
         _temp_dir=tempfile.mkdtemp(prefix="dailies-ray-"),
     )
@@ -91,4 +92,4 @@ def run(jobs: list[unit.Job], beat: unit.Beat, check: Callable[[], None]) -> Ite
     finally:
         if running:
             ray.wait(list(running), num_returns=len(running))
-        ray.kill(board)
+        ray.kill(board)  # type: ignore[arg-type]

@@ -170,4 +170,7 @@ def _measured(recipe: Recipe, name: str, proxies: pa.Table) -> pa.Table:
     from curate.signals import SIGNALS
 
     signal = name.removeprefix("scores.")
-    return SIGNALS[signal].from_proxies(proxies, getattr(recipe.curate.signals, signal))
+    measure = SIGNALS[signal].from_proxies
+    if measure is None:
+        raise ValueError(f"signal '{signal}' works in the decode pass, not on proxies")
+    return measure(proxies, getattr(recipe.curate.signals, signal))

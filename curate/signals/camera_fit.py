@@ -68,7 +68,8 @@ def fit_cells(means: np.ndarray, width: int, height: int, elapsed_s: float) -> F
     apart = float((size > max(3 * spread, 6 * floor)).mean())
     rest = float((np.hypot(velocity[:, 0], velocity[:, 1]) < REST * floor).mean())
     shares, aside, middle = relative(values[:2], residual, grid.central)
-    return Fit(*(float(value) for value in values), spread, rest, apart, aside, shares, middle)
+    fitted = [float(value) for value in values]
+    return Fit(*fitted, spread, rest, apart, aside, shares, middle)  # type: ignore[call-arg]
 
 
 def cells(width: int, height: int) -> tuple[int, int]:
