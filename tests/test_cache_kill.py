@@ -125,6 +125,7 @@ def test_a_signal_finishes_the_shard_and_says_how_to_go_on(tmp_path: Path, files
     assert_whole(chosen, folder, quiet)
 
 
+@pytest.mark.slow
 def test_two_at_once_do_not_collide(tmp_path: Path, files: list[dict[str, Any]], quiet: dict[str, bytes]) -> None:
     chosen = ws.fill(ws.recipe(tmp_path, cache=SMALL), files)
     folder = cache_folder(chosen, latent_settings(chosen))

@@ -51,7 +51,7 @@ def theirs(folder: Path, pixels: torch.Tensor, tiling: bool = False) -> Any:
         return network.encode(pixels).latent_dist, network.config
 
 
-@pytest.mark.parametrize("frames", [1, 5, 21])
+@pytest.mark.parametrize("frames", [1, 5, pytest.param(21, marks=pytest.mark.slow)])
 def test_latents_are_those_of_diffusers(folder: Path, frames: int) -> None:
     pixels = video(frames)
     mean, logvar = load_vae(str(folder)).encode(pixels)
