@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from curate.gradual import Gradual, dissolves, fades
+from curate.gradual import Gradual, dissolves, fades, maybe_dissolves
 
 THUMB = (32, 18)  # columns, rows of the luma that pictures are compared by
 
@@ -42,6 +42,7 @@ class Look(NamedTuple):
     votes: Set[str]  # may still grow
     thumb: np.ndarray
     forced: str | None
+    small: np.ndarray | None = None  # RGB uint8 (27, 48, 3), where a network is to be asked
 
 
 class Boundary(NamedTuple):
@@ -67,6 +68,11 @@ def boundaries(looks: Sequence[Look]) -> list[Boundary]:
     out += [Boundary(g.first, g.end, g.kind, g.confidence) for g in gradual]
     out += [Boundary(i, i, "cut", sure) for i, sure in cuts if not any(g.first - 1 <= i <= g.end + 1 for g in gradual)]
     return sorted(out)
+
+
+def unlike_mixes(looks: Sequence[Look]) -> list[tuple[int, int]]:
+    """[first, end) of what might be dissolves, those that `boundaries` takes for motion among them."""
+    return maybe_dissolves(np.stack([look.thumb for look in looks]))
 
 
 def _clear(found: Iterable[Gradual], cuts: Sequence[int]) -> list[Gradual]:

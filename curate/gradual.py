@@ -36,6 +36,7 @@ MAX_RESIDUE, MAX_WORST, MAX_BENT = 0.17, 0.28, 0.1
 # pictures on both of its sides change at 1.05 times its own rate or more (dissolves: one side at 0.64 or less).
 MAX_FINE, MAX_AROUND = 0.26, 0.8
 AROUND_FRAMES = 8
+MAYBE_FINE, MAYBE_AROUND = 0.5, 1.4
 
 
 class Gradual(NamedTuple):
@@ -145,7 +146,17 @@ def dissolves(thumbs: np.ndarray, times: np.ndarray) -> list[Gradual]:
     return sorted(kept)
 
 
-def _stands_out(thumbs: np.ndarray, fine: np.ndarray, k: int, end: int) -> bool:
+def maybe_dissolves(thumbs: np.ndarray) -> list[tuple[int, int]]:
+    """(N, 18, 32) float32 luma -> [first, end) of mixes that stand out little, overlapping ones too."""
+    fine = thumbs.reshape(len(thumbs), -1)
+    flat = np.stack([cv2.resize(one, COARSE, interpolation=cv2.INTER_AREA).ravel() for one in thumbs])
+    limits = (MAYBE_FINE, MAYBE_AROUND)
+    return [(k, k + length) for length in DISSOLVE_FRAMES[2::2] if len(flat) > length
+            for k, _, _ in _mixes(flat, length) if _stands_out(thumbs, fine, k, k + length, limits)]  # fmt: skip
+
+
+def _stands_out(thumbs: np.ndarray, fine: np.ndarray, k: int, end: int,
+                limits: tuple[float, float] = (MAX_FINE, MAX_AROUND)) -> bool:  # fmt: skip
     """Whether k .. end leads to another picture, is a mix in detail too, and has a calmer stretch beside it."""
     if _unlike(thumbs[k], thumbs[end]) < MIN_CHANGE:
         return False
@@ -153,7 +164,7 @@ def _stands_out(thumbs: np.ndarray, fine: np.ndarray, k: int, end: int) -> bool:
     reach = max(2, min((end - k) // 2, AROUND_FRAMES))
     sides = [(max(0, k - reach), k), (end, min(len(fine) - 1, end + reach))]
     around = [_distance(fine[a], fine[b]) / (b - a) for a, b in sides if b > a]
-    return bool(around) and min(around) <= MAX_AROUND * rate and _fine_residue(fine, k, end) <= MAX_FINE
+    return bool(around) and min(around) <= limits[1] * rate and _fine_residue(fine, k, end) <= limits[0]
 
 
 def _fine_residue(fine: np.ndarray, k: int, end: int) -> float:

@@ -92,7 +92,7 @@ class _Pass:
     def __init__(self, source: Source, settings: Curate, want: frozenset[str], sink: Sink, beat: Callable[[int], None],
                  video: Video):  # fmt: skip
         self.source, self.settings, self.video, self.beat = source, settings, video, beat
-        self.finder = ShotFinder(settings.shots.detectors, video.time_base)
+        self.finder = ShotFinder(settings.shots.detectors, video.time_base, settings.shots.mode)
         self.clips = ClipMaker(source.video_id, source.path, settings, want, sink)
         self.watchers = _watchers(want)
         self.waiting: deque[Waiting] = deque()

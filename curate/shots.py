@@ -16,6 +16,7 @@ from scenedetect.common import FrameTimecode, Timecode
 from scenedetect.detectors import AdaptiveDetector, ContentDetector, HashDetector
 
 from curate.cuts import THUMB, Boundary, Look, boundaries
+from curate.opinion import REACH_S, TILE_S, Opinion
 from media.decode import Frame
 
 SHOTS_VERSION = 2
@@ -30,11 +31,14 @@ CONTENT, ADAPTIVE_RATIO, ADAPTIVE_FLOOR, HASH = 27.0, 2.0, 15.0, 0.35  # at whic
 class ShotFinder:
     """Frames in, boundaries out, a horizon later.
 
+    mode: where TransNet V2 is asked: `cheap` nowhere, `auto` where the detectors doubt, `full` everywhere.
     push(frame, bgr) per frame; `settle()` gives the boundaries decided since; frames before `settled` are decided.
     """
 
     def __init__(self, detectors: Sequence[str], time_base: Fraction, mode: str = "cheap"):
         self._names, self._time_base = tuple(detectors), time_base
+        self._opinion = None if mode == "cheap" else _network(mode == "full" or "transnet" in detectors)
+        self._horizon_s = HORIZON_S if mode == "cheap" else HORIZON_S + REACH_S - TILE_S
         self._detectors: dict[str, object] = {}
         self._previous: tuple[np.ndarray, tuple[int, int]] | None = None
         self._looks: list[Look] = []
@@ -60,7 +64,8 @@ class ShotFinder:
         gray = cv2.resize(cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY), THUMB, interpolation=cv2.INTER_AREA)
         votes = self._votes.setdefault(frame.pts, set())
         forced = forced or ("gap" if frame.gap else None)
-        self._looks.append(Look(frame.pts, frame.time_s, content, votes, gray.astype(np.float32), forced))
+        small = None if self._opinion is None else _picture(bgr)
+        self._looks.append(Look(frame.pts, frame.time_s, content, votes, gray.astype(np.float32), forced, small))
         self._previous = (hsv, size)
         return content
 
@@ -69,8 +74,10 @@ class ShotFinder:
         if not self._looks or not (ended or self._due()):
             return []
         found = boundaries(self._looks)
+        if self._opinion is not None:
+            found = self._opinion.complete(self._looks, found, ended)
         newest = self._looks[-1].time_s
-        sure = [i for i, look in enumerate(self._looks) if newest - look.time_s >= HORIZON_S]
+        sure = [i for i, look in enumerate(self._looks) if newest - look.time_s >= self._horizon_s]
         until = self.count if ended else self._base + max(len(sure), len(self._looks) - MAX_HORIZON)
         self._judged_to_s = newest
         return self._release(found, until, ended)
@@ -97,7 +104,7 @@ class ShotFinder:
     def _forget(self) -> None:
         """Looks older than a horizon before what is settled are not looked at again."""
         at = self._looks[min(self.settled - self._base, len(self._looks) - 1)].time_s
-        keep = next((i for i, look in enumerate(self._looks) if at - look.time_s <= HORIZON_S), 0)
+        keep = next((i for i, look in enumerate(self._looks) if at - look.time_s <= self._horizon_s), 0)
         keep = max(keep, self.settled - self._base - MAX_HORIZON)
         if keep > 0:
             for look in self._looks[:keep]:
@@ -122,6 +129,17 @@ class ShotFinder:
                 detector.given = content
             for cut in detector.process_frame(stamp, bgr):  # type: ignore[attr-defined]
                 self._votes.setdefault(cut.pts, set()).add(name)
+
+
+def _network(everywhere: bool) -> Opinion:
+    from curate.transnet import transitions  # torch is loaded by those who ask for it
+
+    return Opinion(transitions, everywhere)
+
+
+def _picture(bgr: np.ndarray) -> np.ndarray:
+    """uint8 (h, w, 3) BGR -> RGB (27, 48, 3), the size that the network knows."""
+    return np.ascontiguousarray(cv2.resize(bgr, (48, 27), interpolation=cv2.INTER_AREA)[..., ::-1])
 
 
 class _Content(ContentDetector):

@@ -151,3 +151,35 @@ def test_no_cut_is_lost_between_two_judgements(at: int) -> None:
         found += new
     assert found + finder.settle(ended=True) == boundaries(looks)
     assert [one.first for one in boundaries(looks)] == [at, at + 40]
+
+
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_a_network_is_asked_once_a_tile_and_only_in_doubt(everywhere: bool) -> None:
+    """Stand-in answers with a known dissolve: it is found where frames are asked about, whatever the pass has seen."""
+    from curate.opinion import Opinion
+
+    truth = np.zeros(300, np.float32)
+    truth[100:112] = 0.9
+    asked: list[tuple[int, int]] = []
+
+    def ask(pictures: np.ndarray, before: int, after: int) -> tuple[np.ndarray, np.ndarray]:
+        first = int(pictures[before, 0, 0, 0]) + 256 * int(pictures[before, 0, 0, 1])
+        count = len(pictures) - before - after
+        asked.append((first, count))
+        return truth[first : first + count], truth[first : first + count]
+
+    opinion = Opinion(ask, everywhere)
+    small = [np.full((27, 48, 3), (k % 256, k // 256, 0), np.uint8) for k in range(300)]
+    doubt = [frozenset({"content"}) if k == 105 and not everywhere else frozenset[str]() for k in range(300)]
+    looks = [Look(k, k / 25, 0.0, doubt[k], _scene(7), None, small[k]) for k in range(300)]
+    opinion.complete(looks[:140], [], False)
+    assert [one[:3] for one in opinion.complete(looks, [], True)] == [(100, 112, "dissolve")]
+    opinion.complete(looks, [], True)
+    assert len(asked) == len(set(asked)) == (6 if everywhere else 1)
+
+
+@pytest.mark.slow
+def test_the_network_finds_what_simple_means_do_not(generated: Path) -> None:
+    found = SHOTS["detect"](generated / "rings.mkv", mode="auto")
+    assert [one.kind for one in found] == ["dissolve"]
+    assert SHOTS["iou"]((found[0].last, found[0].first - 1), (50, 61)) > 0.8
