@@ -70,9 +70,10 @@ def counts(tables: Tables) -> dict[str, Any]:
 
 def concept_bits(ledger: pa.Table, concept: pa.Table) -> tuple[float, float]:
     """Entropy of the kept clips' concepts, in bits: each clip once, and drawn by its weight."""
-    kept = ledger.filter(ledger["kept"]).select(["clip_id", "weight"]).join(concept, "clip_id", join_type="inner")
-    numbers, weight = kept["concept"].to_numpy(), kept["weight"].to_numpy()
-    return entropy(numbers), entropy(numbers, weight)
+    kept = ledger.filter(ledger["kept"])
+    place = pc.index_in(kept["clip_id"], value_set=concept["clip_id"].combine_chunks())
+    numbers = concept["concept"].take(place).to_numpy()
+    return entropy(numbers), entropy(numbers, kept["weight"].to_numpy())
 
 
 def show(recipe: Recipe, as_json: bool) -> int:

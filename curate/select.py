@@ -57,14 +57,29 @@ def ledgers(
 
     picks: the hand-picked clip ids of sets that have `clips`. The split is one for all sets: what one set validates on,
     no set trains on. previous: (clip_id, split) of the last ledgers, so that the split of known clips stays.
-    Raises ValueError where kept + dropped is not all, KeyError where a set with `clips` has no picks.
+    Raises ValueError where kept + dropped is not all or a set keeps what its parent drops, KeyError where a set with
+    `clips` has no picks.
     """
     reasons = {name: judge(recipe, name, table, (picks or {}).get(name)) for name in recipe.sets}
     kept = {name: pc.is_null(column).to_numpy(zero_copy_only=False) for name, column in reasons.items()}
+    check_nesting(recipe, kept)
     validation = _validation(recipe, table, list(kept.values()), previous)
     return {
         name: _ledger(table, reasons[name], kept[name], validation, recipe.curate.concepts.law) for name in recipe.sets
     }
+
+
+def check_nesting(recipe: pipelines.Recipe, kept: Mapping[str, np.ndarray]) -> None:
+    """Kept clips, bool (N,), of every set: each set keeps a part of what its parent keeps; hand-picked ones are exempt.
+
+    Raises ValueError naming the set: the recipe's check of bounds and this one must never disagree.
+    """
+    for name, chosen in recipe.sets.items():
+        if chosen.parent is None or chosen.clips or recipe.sets[chosen.parent].clips:
+            continue
+        alone = int((kept[name] & ~kept[chosen.parent]).sum())
+        if alone:
+            raise ValueError(f"set '{name}' keeps {alone} clips that its parent '{chosen.parent}' drops")
 
 
 def ledger(recipe: pipelines.Recipe, set_name: str, table: pa.Table, picks: set[str] | None = None) -> pa.Table:
