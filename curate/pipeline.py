@@ -94,9 +94,12 @@ def check_picks(recipe: Recipe) -> None:
 
 
 def check_scores(recipe: Recipe) -> None:
-    """Every score that a set bounds must be measured. Raises RecipeError naming the signal to switch on."""
+    """Every signal that is on must exist, every score that a set bounds be measured. Raises RecipeError with the remedy."""
     from curate.signals import SIGNALS
 
+    absent = [name for name, on in recipe.curate.signals if on is not None and name not in SIGNALS]
+    if absent:
+        raise RecipeError(f"curate.signals.{absent[0]}: is not built yet; there are {', '.join(SIGNALS)}")
     by_signal = {score: name for name, signal in SIGNALS.items() for score in signal.columns}
     for set_name in recipe.sets:
         for score in recipe.bounds(set_name):
