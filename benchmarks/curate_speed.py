@@ -61,7 +61,7 @@ def measured(path: Path, threads: int = 2, everything: bool = True) -> dict[str,
     from pipelines import Curate, Shots
 
     passes = [f"scores.{name}" for name, signal in SIGNALS.items() if signal.source == "pass"]
-    want = frozenset(["clips", *(["proxies", "hashes", *passes] if everything else [])])
+    want: frozenset[str] = frozenset(["clips", "proxies", "hashes", *passes] if everything else ["clips"])
     starts: set[int] = set()
 
     def sink(table: str, rows: list[dict[str, Any]]) -> None:

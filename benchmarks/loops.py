@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 
@@ -11,8 +12,8 @@ import av
 def loop(source: Path, target: Path, seconds: float) -> int:
     """Write at least `seconds` of the first video stream of `source`, not encoded again. Returns how many frames."""
     with av.open(str(source)) as one:
-        stream = one.streams.video[0]
-        packets = [packet for packet in one.demux(stream) if packet.dts is not None]
+        stream: Any = one.streams.video[0]
+        packets: list[Any] = [packet for packet in one.demux(stream) if packet.dts is not None]
         base = Fraction(stream.time_base)
         step = packets[1].dts - packets[0].dts
         length = packets[-1].dts - packets[0].dts + step

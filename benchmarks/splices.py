@@ -113,7 +113,7 @@ def _mix(a: np.ndarray, b: np.ndarray, share: float) -> np.ndarray:
 
 def _write(path: Path, frames: list[np.ndarray], crf: int) -> None:
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=FPS, options={"crf": str(crf), "preset": "veryfast"})
+        stream: Any = container.add_stream("libx264", rate=FPS, options={"crf": str(crf), "preset": "veryfast"})
         stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
         for rgb in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, "rgb24")))

@@ -50,7 +50,7 @@ class Opinion:
         if not whole:
             return  # asked again when the frames are there
         before = min(CONTEXT, first)
-        pictures = np.stack([look.small for look in (*looks[first - before : end], *after)])
+        pictures = np.stack([look.small for look in (*looks[first - before : end], *after) if look.small is not None])
         middle, part = self._ask(pictures, before, len(after))
         stamps = [look.pts for look in looks[first:end]]
         self._known[tile] = dict(zip(stamps, zip(middle.tolist(), part.tolist(), strict=True), strict=True))

@@ -39,7 +39,7 @@ class Watch:
     def see(self, seen: Seen) -> Record | None:
         if not self._due.due(seen.time_s):
             return None
-        luma = seen.frame.luma()
+        luma = seen.full_luma
         sides = sides_of(luma)
         if sides is None:
             return None

@@ -29,7 +29,7 @@ class Watch:
             return None
         values = light(seen.small_luma) | {"colourfulness": colourfulness(seen.rgb)}
         if self._fine.due(seen.time_s):
-            patch = middle(seen.frame.luma())
+            patch = middle(seen.full_luma)
             values |= {"noise": noise(patch), "blockiness": blockiness(patch)}
         return Record(seen.time_s, seen.time_s, values)
 

@@ -33,9 +33,10 @@ class FlowPair(NamedTuple):
 
 class FlowPairs:
     """Frames in time order in, a pair now and then out. Every signal has its own; the flow itself is kept on the frame
-    (`Seen`), where the next signal finds it."""
+    (`Seen`), where the next signal finds it. rest_s: from the end of a pair to the beginning of the next."""
 
-    def __init__(self) -> None:
+    def __init__(self, rest_s: float = 0.0) -> None:
+        self._rest_s, self._until_s = rest_s, -np.inf
         self._dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
         self._reference: tuple[float, np.ndarray] | None = None
 
@@ -43,11 +44,12 @@ class FlowPairs:
         luma, now = seen.small_luma, seen.time_s
         before = self._reference
         if before is None or before[1].shape != luma.shape:
-            self._reference = (now, luma)
+            self._reference = (now, luma) if now >= self._until_s - 1e-6 else None
             return None
         if now - before[0] < PAIR_S - 1e-6:
             return None
-        self._reference = (now, luma)
+        self._until_s = now + self._rest_s
+        self._reference = (now, luma) if self._rest_s == 0 else None
         if now - before[0] > MAX_PAIR_S or min(luma.shape) < 16:
             return None
         made = seen.__dict__.get("flow_pair")

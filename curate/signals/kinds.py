@@ -39,6 +39,11 @@ class Seen:
         return self.small.luma(SMALL_PX)
 
     @cached_property
+    def full_luma(self) -> np.ndarray:
+        """uint8 (h, w), as stored."""
+        return self.frame.luma()
+
+    @cached_property
     def bgr(self) -> np.ndarray:
         """uint8 (h, w, 3), long side SMALL_PX or less, roughly the right colours."""
         return self.small.bgr(SMALL_PX)

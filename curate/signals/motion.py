@@ -1,4 +1,4 @@
-"""Motion: dense optical flow (DIS, Kroeger et al. 2016) on small luma, at most ten pairs of frames a second.
+"""Motion: dense optical flow (DIS, Kroeger et al. 2016) on small luma, at most five pairs of frames a second.
 
 Pairs lie about a tenth of a second apart: far enough for slow motion to stand above the noise of the estimate, near
 enough for fast motion to be found. Dense flow smears the motion of a thing over the flat ground around it; so a second,
@@ -20,11 +20,13 @@ from curate.signals.borders import bars
 from curate.signals.flow import FlowPairs
 from curate.signals.kinds import Clip, Record, Scores, Seen, Signal, mean
 
+REST_S = 0.1  # five pairs a second say as much of a clip as ten, at half the cost
 DEAD_WIDTHS = 0.0005  # flow below this share of the width (0.12 px) is noise of the estimate and counts as none
 MOVING = 0.01  # frame widths per second from which on a pixel moves
 STILL = 0.15  # mean grey levels between neighbours below which a frame repeats the one before
 GRID_PX = 4  # of the halved picture: step of the points that the whole picture's motion is fitted to
 ROBUST_PX = 0.25  # residue at which such a point counts half
+FITS = 4  # rounds of reweighting, from the median on
 SLACK = 1.0  # grey levels by which the simpler explanation may fit worse and still be taken
 COLUMNS = ("motion", "motion_px_s", "moving_area", "jitter", "jumps", "still_frames")
 
@@ -49,7 +51,7 @@ class Step(NamedTuple):
 
 class Watch:
     def __init__(self) -> None:
-        self._pairs = FlowPairs()
+        self._pairs = FlowPairs(REST_S)
         self._before: tuple[float, np.ndarray] | None = None
 
     def see(self, seen: Seen) -> Record | None:
@@ -93,7 +95,7 @@ def whole_motion(flow: np.ndarray, luma: np.ndarray) -> np.ndarray:
     base = np.minimum(texture[GRID_PX // 2 :: GRID_PX, GRID_PX // 2 :: GRID_PX].reshape(-1), 30.0) + 0.1
     fitted = np.array([np.median(there, axis=0), (0, 0), (0, 0)], np.float32)
     ridge = 1e-3 * np.eye(3)
-    for _ in range(6):
+    for _ in range(FITS):
         off = there - design @ fitted
         weight = (base / (1 + (off[:, 0] ** 2 + off[:, 1] ** 2) / ROBUST_PX**2))[:, None] * design
         fitted = np.linalg.solve(weight.T @ design + ridge, weight.T @ there).astype(np.float32)
@@ -169,4 +171,4 @@ def jitter(pairs: Sequence[Pair]) -> float | None:
     return float(changed / total) if total > 1e-9 else 0.0
 
 
-SIGNAL = Signal({name: pa.float64() for name in COLUMNS}, 2, "pass", Watch, summary)
+SIGNAL = Signal({name: pa.float64() for name in COLUMNS}, 3, "pass", Watch, summary)
