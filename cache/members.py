@@ -46,7 +46,7 @@ def pack(tensors: Mapping[str, torch.Tensor], notes: Mapping[str, str] | None = 
     return b"".join([len(text).to_bytes(8, "little"), text, *chunks])
 
 
-def unpack(buffer: memoryview, where: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def unpack(buffer: memoryview, where: object) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Tensors (views of the buffer) and notes. Raises CacheError naming `where` for anything malformed."""
     if len(buffer) < 8:
         raise CacheError(f"{where}: {len(buffer)} bytes are no safetensors")

@@ -17,7 +17,7 @@ import tempfile
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from threading import Lock
 from typing import Any, Literal, NamedTuple
 
@@ -174,11 +174,10 @@ class LatentCache:
     def gather(self, bucket: str, rows: Sequence[int]) -> batches.Batch:
         """Samples of these rows stacked: each tensor is copied once, to its place. Raises CacheError."""
         chosen = self._rows(bucket)
-        places = [chosen.identity(int(row)) for row in rows]
         stacked = self._stacked(chosen, rows)
         latent, logvar = stacked.pop("latent"), stacked.pop("logvar", None)
         texts = tuple(_texts(*self._member(chosen.texts, int(row))) for row in rows)
-        clips, ticks = zip(*places) if places else ((), ())
+        clips, ticks = chosen.identities(rows)
         return batches.Batch(bucket, clips, ticks, latent, texts, stacked, logvar)
 
     def _stacked(self, chosen: Rows, rows: Sequence[int]) -> dict[str, torch.Tensor]:
@@ -286,10 +285,16 @@ def _mapped(shelf: Shelf, path: str) -> memoryview:
 
 def _texts(tensors: dict[str, torch.Tensor], notes: dict[str, str]) -> tuple[TextStates, ...]:
     """Equal captions are stored once: the note `variants` says which slot each variant has."""
-    slots = [int(slot) for slot in notes["variants"].split(",")]
-    lengths = [int(length) for length in notes["lengths"].split(",")]
-    states = torch.split(tensors["states"], lengths)
-    return tuple(TextStates(states[slot], tensors["pooled"][slot]) for slot in slots)
+    states, pooled = tensors["states"], tensors["pooled"]
+    cuts = _cuts(notes["lengths"], notes["variants"])
+    return tuple(TextStates(states[start:stop], pooled[slot]) for start, stop, slot in cuts)
+
+
+@lru_cache(maxsize=4096)
+def _cuts(lengths: str, variants: str) -> tuple[tuple[int, int, int], ...]:
+    """For each variant the first and the last row of its states, and its slot."""
+    ends = np.cumsum([0, *map(int, lengths.split(","))]).tolist()
+    return tuple((ends[slot], ends[slot + 1], slot) for slot in map(int, variants.split(",")))
 
 
 def _only(texts: dict[str, Any], folder: str) -> str:

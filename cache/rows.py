@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 import pyarrow as pa
 
@@ -36,8 +39,22 @@ class Column:
         """(path of the tar, offset, bytes, checksum)."""
         return (self.tars[int(self.shards[row])], int(self.offsets[row]), int(self.sizes[row]), int(self.crcs[row]))
 
-    def name(self, row: int) -> str:
-        return f"{self.bucket}/{self.keys[row].as_py()} ({'text states' if self.text else 'latent'})"
+    def name(self, row: int) -> Name:
+        return Name(self, row)
+
+
+class Name(NamedTuple):
+    """A sample as errors call it; written out only then."""
+
+    column: Column
+    row: int
+
+    def __str__(self) -> str:
+        key = self.column.keys[self.row].as_py()
+        return f"{self.column.bucket}/{key} ({'text states' if self.column.text else 'latent'})"
+
+    def __format__(self, spec: str) -> str:
+        return str(self)
 
 
 class Rows:
@@ -51,12 +68,18 @@ class Rows:
                 f"{bucket}: {len(self.table)} latents but text states of {len(texts)}, or of others; "
                 "run `python -m cache.encode_latents`"
             )
+        self._clips, self._ticks = (self.table[name].combine_chunks() for name in ("clip_id", "start_tick"))
         self.shape = Bucket.parse(bucket).latent_shape(channels)
         self.latents = Column(folder, bucket, self.table, text=False)
         self.texts = Column(folder, bucket, texts, text=True)
 
     def identity(self, row: int) -> tuple[str, int]:
         return self.table["clip_id"][row].as_py(), self.table["start_tick"][row].as_py()
+
+    def identities(self, rows: Sequence[int]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        """Clip ids and start ticks."""
+        at = pa.array(rows, pa.int64())
+        return tuple(self._clips.take(at).to_pylist()), tuple(self._ticks.take(at).to_pylist())
 
     def files(self, shard: int) -> list[str]:
         if shard not in self.latents.tars:
