@@ -6,6 +6,7 @@ resumable. The first signal lets the part at hand finish, the second stops at on
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import signal
@@ -78,6 +79,23 @@ def run(body: Callable[[], int | None]) -> NoReturn:
         code = 130
     sys.stdout.flush()
     sys.exit(code)
+
+
+def main(body: Callable[[], int | None]) -> NoReturn:
+    """`run`, for a process that is this command: once the exit handlers have run it ends without unloading anything.
+
+    Native libraries that keep threads (decoders, Arrow, S3) now and then abort while the interpreter takes them down
+    ("terminate called without an active exception"): everything was done, and the exit code said that it was not.
+    """
+    code: Any = 1
+    try:
+        run(body)
+    except SystemExit as left:
+        code = left.code
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else 1)
 
 
 def go_on() -> str:

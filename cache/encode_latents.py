@@ -117,4 +117,4 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    commands.run(lambda: app(standalone_mode=False))
+    commands.main(lambda: app(standalone_mode=False))

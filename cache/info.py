@@ -84,4 +84,4 @@ def _table(found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    commands.run(lambda: app(standalone_mode=False))
+    commands.main(lambda: app(standalone_mode=False))

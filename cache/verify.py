@@ -180,4 +180,4 @@ def cache_index(cache: LatentCache, bucket: str) -> pa.Table:
 
 
 if __name__ == "__main__":
-    commands.run(lambda: app(standalone_mode=False))
+    commands.main(lambda: app(standalone_mode=False))

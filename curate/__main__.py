@@ -172,7 +172,7 @@ def main() -> None:
     arguments = sys.argv[1:]
     if not arguments or (arguments[0] not in names and arguments[0] not in ("--help", "-h")):
         arguments = ["run", *arguments]
-    commands.run(lambda: app(arguments, standalone_mode=False))
+    commands.main(lambda: app(arguments, standalone_mode=False))
 
 
 if __name__ == "__main__":

@@ -189,10 +189,11 @@ def _beat(progress: commands.Progress) -> unit.Beat:
 def _write_aliases(tables: Tables, files: list[units.File]) -> None:
     """Files whose bytes stand under another path are rows of `videos` too: nothing that was given goes unmentioned."""
     first = {file.video_id: file.path for file in reversed(files)}
+    newest = {file.path: file for file in files}
     rows = [
         {"video_id": file.video_id, "path": file.path, "bytes": file.bytes, "tag": file.tag, "status": "alias"}
         | {"reason": f"same content as {first[file.video_id]}"}
-        for file in files
+        for file in newest.values()
         if file.alias
     ]
     path = storage.join(tables.folder("videos"), "aliases.parquet")

@@ -229,7 +229,9 @@ class Tables:
         return sort(self.alive(read_part(path)))
 
     def _keys(self, name: str) -> list[str]:
-        return [key for key in self.schema(name).names if key in ("clip_id", "video_id")]
+        """What rows are forgotten by, and what the table is sorted by."""
+        names = self.schema(name).names
+        return [key for key in names if key in ("clip_id", "video_id")] + [next(key for key in ORDER if key in names)]
 
     @cached_property
     def _gone_videos(self) -> pa.Array:

@@ -75,14 +75,15 @@ def read_files(workspace: str) -> list[File]:
 
 def _placed(known: list[File], new: list[storage.Entry], unit_videos: int, hashed: Callable[[], None]):
     unit_of = {file.video_id: file.unit for file in known}
+    first_path = {file.video_id: file.path for file in reversed(known)}
     unit, room = max(unit_of.values(), default=-1) + 1, unit_videos
     for entry in new:
         identity = video_id(entry)
         hashed()
-        alias = identity in unit_of
-        if not alias:
+        if identity not in unit_of:
             unit, room = (unit, room - 1) if room else (unit + 1, unit_videos - 1)
             unit_of[identity] = unit
+        alias = first_path.setdefault(identity, entry.path) != entry.path  # else it is new, or was only touched
         yield File(entry.path, entry.bytes, entry.tag, identity, unit_of[identity], alias)
 
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def ended(body: str) -> tuple[int, str]:
-    code = f"import commands, pipelines\ndef body():\n    {body}\ncommands.run(body)"
+    code = f"import commands, pipelines\ndef body():\n    {body}\ncommands.main(body)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     return done.returncode, done.stderr
 
@@ -45,7 +45,7 @@ def body():
     with commands.hold(sys.argv[1], "curate"):
         print("held", flush=True)
         time.sleep(60)
-commands.run(body)
+commands.main(body)
 """
 
 
@@ -80,7 +80,7 @@ def body():
     for part in range(1000):
         time.sleep(0.05)
         stop.check()
-commands.run(body)
+commands.main(body)
 """
 
 

@@ -201,6 +201,8 @@ def test_a_new_file_and_a_changed_one(small: Path, tmp_path: Path, generated: Pa
     shutil.copy(small / "pans_small.mp4", footage / "b.mp4")
     news = curate(workspace, footage)
     assert news["videos"] == 1
+    os.utime(footage / "b.mp4")  # touched, not changed: neither scanned again nor an alias of itself
+    assert curate(workspace, footage)["videos"] == 0
     shutil.copy(small / "turned.mp4", footage / "a.mp4")
     assert curate(workspace, footage)["videos"] == 1
     tables = Tables(recipe(workspace, footage))

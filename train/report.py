@@ -125,4 +125,4 @@ def _figure(path: str) -> str:
 
 
 if __name__ == "__main__":
-    commands.run(lambda: app(standalone_mode=False))
+    commands.main(lambda: app(standalone_mode=False))

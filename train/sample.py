@@ -166,4 +166,4 @@ def _write(folder: str, prompt: str, seed: int, shape: Shape, video: Any) -> str
 
 
 if __name__ == "__main__":
-    commands.run(lambda: app(standalone_mode=False))
+    commands.main(lambda: app(standalone_mode=False))

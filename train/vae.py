@@ -38,4 +38,4 @@ def main(
 
 
 if __name__ == "__main__":
-    commands.run(lambda: app(standalone_mode=False))
+    commands.main(lambda: app(standalone_mode=False))
