@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FILES = ("pans_small.mp4", "pans.txt", "squares.webm", "squares.json", "turned.mp4", "rings.mkv", "picture_temple.png")
 SHORT = ["--set", "stages.256px.steps=2", "--set", "stages.256px.sample_every=2", "--set", "stages.256px.tokens=320"]
-SHORT += ["--set", "curate.val_share=0.3", "--set", "views.video_256.size=64", "--set", "views.image_256.size=64"]
+SHORT += ["--set", "views.video_256.size=64", "--set", "views.image_256.size=64"]
 
 # Run by `make demo` with the very same words (scripts/demo.py), which the check of every change does first.
 BY_THE_DEMO = {
