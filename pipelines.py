@@ -108,6 +108,7 @@ class Signals(Frozen):
     borders: Signal | None = None
     motion: Signal | None = None
     camera: Signal | None = None
+    clarity: Signal | None = None
     text: Signal | None = None
     overlay: WeightedSignal | None = None
     quality: WeightedSignal | None = None

@@ -39,7 +39,9 @@ def enlarged(picture: np.ndarray, level: int, rng: Rng) -> np.ndarray:
     """Shrunk and brought back to its size."""
     height, width = picture.shape[:2]
     factor = 1.5 + 0.8 * level
-    small = cv2.resize(picture, (max(8, int(width / factor)), max(8, int(height / factor))), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(
+        picture, (max(8, int(width / factor)), max(8, int(height / factor))), interpolation=cv2.INTER_AREA
+    )
     return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
@@ -51,7 +53,7 @@ def blocky(picture: np.ndarray, level: int, rng: Rng) -> np.ndarray:
     """JPEG of ever lower quality."""
     done, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, (40, 24, 14, 8, 4)[level - 1]])
     assert done
-    return cv2.imdecode(data, cv2.IMREAD_COLOR)
+    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))
 
 
 def burnt(picture: np.ndarray, level: int, rng: Rng) -> np.ndarray:

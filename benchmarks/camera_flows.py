@@ -64,7 +64,9 @@ def inverse_depth(rng: Rng, width: int, height: int, deep: bool) -> np.ndarray:
     elif shape == "ground":
         base = rng.uniform(0.05, 0.5) + rng.uniform(0.8, 3) * np.maximum(0, y - rng.uniform(-0.2, 0.15))
     else:
-        sides = np.maximum(rng.uniform(0.5, 2.5) * np.abs(x - rng.uniform(-0.2, 0.2)), rng.uniform(0.5, 2.5) * np.abs(y))
+        sides = np.maximum(
+            rng.uniform(0.5, 2.5) * np.abs(x - rng.uniform(-0.2, 0.2)), rng.uniform(0.5, 2.5) * np.abs(y)
+        )
         base = np.maximum(rng.uniform(0.1, 0.4), sides)
     boxes = rng.integers(3, 9) if deep and shape == "wall" else rng.integers(0, 6)
     for _ in range(boxes):
@@ -75,9 +77,10 @@ def inverse_depth(rng: Rng, width: int, height: int, deep: bool) -> np.ndarray:
     return base
 
 
-def random_move(kind: str, rng: Rng, depth: np.ndarray, focal: float):  # noqa: ANN201
+def random_move(kind: str, rng: Rng, depth: np.ndarray, focal: float):
     """The move of a kind, and the hand that holds the camera: time -> Move in the same units."""
-    hand = _hand(rng, {"handheld": 1.0, "static": 0.004}.get(kind, rng.choice([0.0, rng.uniform(0.05, 0.4)])))
+    unsteady = float(rng.choice([0.0, rng.uniform(0.05, 0.4)]))
+    hand = _hand(rng, {"handheld": 1.0, "static": 0.004}.get(kind, unsteady))
     sign = float(rng.choice([-1, 1]))
     level = rng.random() < 0.5
     if kind == "zoom":
@@ -98,12 +101,14 @@ def random_move(kind: str, rng: Rng, depth: np.ndarray, focal: float):  # noqa: 
     return Move(), hand
 
 
-def _hand(rng: Rng, strength: float):  # noqa: ANN202
+def _hand(rng: Rng, strength: float):
     """Smooth random turns and slides; strength relative to the speed of the clip."""
     turns, phases = rng.uniform(4, 16, (5, 3)), rng.uniform(0, 6.3, (5, 3))
 
     def at(time_s: float) -> Move:
-        wx, wy, roll, tx, ty = strength * np.sin(turns * time_s + phases).sum(axis=1) * np.array([0.5, 0.6, 0.25, 0.4, 0.4])
+        wx, wy, roll, tx, ty = (
+            strength * np.sin(turns * time_s + phases).sum(axis=1) * np.array([0.5, 0.6, 0.25, 0.4, 0.4])
+        )
         return Move(tx=tx, ty=ty, wx=wx, wy=wy, roll=roll)
 
     return at
@@ -114,8 +119,20 @@ def velocity(move: Move, depth: np.ndarray, focal: float) -> np.ndarray:
     height, width = depth.shape
     x, y = np.meshgrid((np.arange(width) + 0.5) / width - 0.5, (np.arange(height) + 0.5 - height / 2) / width)
     f = focal
-    right = depth * (x * move.tz - f * move.tx) + move.wy * (f + x * x / f) + move.wx * x * y / f + move.g * x - move.roll * y
-    down = depth * (y * move.tz - f * move.ty) + move.wy * x * y / f + move.wx * (f + y * y / f) + move.g * y + move.roll * x
+    right = (
+        depth * (x * move.tz - f * move.tx)
+        + move.wy * (f + x * x / f)
+        + move.wx * x * y / f
+        + move.g * x
+        - move.roll * y
+    )
+    down = (
+        depth * (y * move.tz - f * move.ty)
+        + move.wy * x * y / f
+        + move.wx * (f + y * y / f)
+        + move.g * y
+        + move.roll * x
+    )
     return np.stack([right, down], axis=-1)
 
 

@@ -99,14 +99,27 @@ def _spoil(frame: np.ndarray, fault: str, rng: np.random.Generator) -> np.ndarra
     if fault == "blur":
         return cv2.GaussianBlur(frame, (0, 0), 2.0)
     if fault == "jpeg":
-        return cv2.imdecode(cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, 25])[1], cv2.IMREAD_COLOR)
+        return np.asarray(
+            cv2.imdecode(cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, 25])[1], cv2.IMREAD_COLOR)
+        )
     return (frame * 0.3).astype(np.uint8) if fault == "dark" else frame
 
 
 # ------------------------------------------------------------------------------------------------ moves to fit on alone
 
 TREMBLING = tuple(f"{move} trembling" for move in moves.CAMERA_CLASSES if move not in ("static", "handheld"))
-MOVES = (*moves.CAMERA_CLASSES, *TREMBLING, "ride in", "ride out", "tremor", "roll", "shake", "handheld", "static", "handheld")
+MOVES = (
+    *moves.CAMERA_CLASSES,
+    *TREMBLING,
+    "ride in",
+    "ride out",
+    "tremor",
+    "roll",
+    "shake",
+    "handheld",
+    "static",
+    "handheld",
+)
 
 
 def _add_paths() -> None:
@@ -121,7 +134,9 @@ def _add_paths() -> None:
 def _trembling(path: moves.Path) -> moves.Path:
     """The same move by an unsteady hand."""
 
-    def shaky(pose: moves.Pose, way: np.ndarray, times_s: np.ndarray, speed: float, rng: np.random.Generator) -> moves.Pose:
+    def shaky(
+        pose: moves.Pose, way: np.ndarray, times_s: np.ndarray, speed: float, rng: np.random.Generator
+    ) -> moves.Pose:
         main = path(pose, way, times_s, speed, rng)
         hand = moves.PATHS["handheld"](pose, way, times_s, speed * rng.uniform(0.05, 0.4), rng)
         slides = {name: getattr(main, name) + getattr(hand, name) for name in ("x", "y", "yaw", "pitch", "roll")}

@@ -15,6 +15,7 @@ from curate.proxies import jpeg
 from curate.signals.camera_fit import Fit, fit
 from curate.signals.flow import FlowPairs
 from curate.signals.kinds import Seen
+from curate.signals.motion import REST_S
 from media.decode import Frame, Video
 from media.still import still_frame
 
@@ -57,7 +58,7 @@ def read_spans(path: Path, spans: Sequence[tuple[float, float]]) -> Iterator[tup
     """For each [start_s, end_s), in order: the proxies and the fits of the flow, in one pass."""
     kept: list[list[Frame]] = [[] for _ in spans]
     fits: list[list[Fit]] = [[] for _ in spans]
-    pairs = FlowPairs()
+    pairs = FlowPairs(REST_S)
     with Video(str(path), 1) as video:
         for frame in video:
             seen = Seen(frame, frame.shrunk(PROXY_PX))

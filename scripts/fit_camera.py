@@ -19,9 +19,9 @@ from benchmarks.camera_scenes import fitted
 from curate.signals.camera_fit import Fit
 from curate.signals.camera_kinds import KINDS, NAMES, WEIGHTS, features
 
-HIDDEN = 24
-SHAKE = 0.06  # deviation, in deviations of each number, added to the examples while fitting
-COPIES = 6  # of each example, each shaken otherwise
+NETWORKS, HIDDEN, ALPHA, EPOCHS = 5, 16, 0.05, 60
+SHAKE = 0.1  # deviation, in deviations of each number, added to the examples while fitting
+COPIES = 3  # of each example, each shaken otherwise
 
 
 Labelled = tuple[str, list[Fit]]  # kind, fits of a clip
@@ -34,27 +34,34 @@ def examples(scenes: int, flows: int, workers: int) -> list[Labelled]:
 
 
 def table(found: Sequence[Labelled]) -> tuple[np.ndarray, np.ndarray]:
-    """Features (n, len(NAMES)) and kinds (n,); of a clip also its first half, so that short clips are known too."""
+    """Features (n, len(NAMES)) and kinds (n,); of a clip also its first half, so that
+    short clips are known too, and every second pair: as many as the pass sees."""
     rows, kinds = [], []
     for kind, whole in found:
-        for fits in (whole, whole[: max(6, len(whole) // 2)]):
+        for fits in (whole, whole[: max(6, len(whole) // 2)], whole[::2]):
             rows.append(features(fits))
             kinds.append(KINDS.index(kind))
     return np.array(rows), np.array(kinds)
 
 
 def fit_network(values: np.ndarray, kinds: np.ndarray) -> dict[str, list]:
+    """Some networks, fitted alike from different beginnings, side by side: their scores are averaged, their accidents too."""
     from sklearn.neural_network import MLPClassifier
 
-    rng = np.random.default_rng(0)
     mean, scale = values.mean(axis=0), values.std(axis=0) + 1e-6
-    whitened = np.concatenate([(values - mean) / scale] * COPIES)
-    whitened[len(values) :] += rng.normal(0, SHAKE, whitened[len(values) :].shape)
-    network = MLPClassifier((HIDDEN,), activation="tanh", alpha=2e-2, max_iter=150, random_state=0, tol=1e-5)
-    network.fit(whitened, np.tile(kinds, COPIES))
-    parts = {"mean": mean, "scale": scale, "w1": network.coefs_[0], "b1": network.intercepts_[0]}
-    parts |= {"w2": network.coefs_[1], "b2": network.intercepts_[1]}
-    return {name: np.round(part, 5).tolist() for name, part in parts.items()}
+    networks = []
+    for seed in range(NETWORKS):
+        rng = np.random.default_rng(seed)
+        whitened = np.concatenate([(values - mean) / scale] * COPIES)
+        whitened += rng.normal(0, SHAKE, whitened.shape)
+        network = MLPClassifier((HIDDEN,), activation="tanh", alpha=ALPHA, max_iter=EPOCHS, random_state=seed, tol=1e-5)
+        networks.append(network.fit(whitened, np.tile(kinds, COPIES)))
+    parts = {"mean": mean, "scale": scale}
+    parts["w1"] = np.concatenate([one.coefs_[0] for one in networks], axis=1)
+    parts["b1"] = np.concatenate([one.intercepts_[0] for one in networks])
+    parts["w2"] = np.concatenate([one.coefs_[1] for one in networks]) / NETWORKS
+    parts["b2"] = np.mean([one.intercepts_[1] for one in networks], axis=0)
+    return {name: np.round(part, 4).tolist() for name, part in parts.items()}
 
 
 def main() -> None:
@@ -64,7 +71,13 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     chosen = parser.parse_args()
     values, kinds = table(examples(chosen.scenes, chosen.flows, chosen.workers))
-    made = {"made_by": "scripts/fit_camera.py", "scenes": chosen.scenes, "flows": chosen.flows, "features": NAMES, "kinds": KINDS}
+    made = {
+        "made_by": "scripts/fit_camera.py",
+        "scenes": chosen.scenes,
+        "flows": chosen.flows,
+        "features": NAMES,
+        "kinds": KINDS,
+    }
     WEIGHTS.parent.mkdir(exist_ok=True)
     WEIGHTS.write_text(json.dumps(made | fit_network(values, kinds)) + "\n", encoding="utf-8")
     print(f"{WEIGHTS}: fitted on {len(kinds)} clips of {chosen.scenes} scenes and {chosen.flows} flows")

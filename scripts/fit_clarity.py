@@ -7,6 +7,7 @@ rendered scenes; each with light, contrast, noise and JPEG as pictures have them
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -23,11 +24,10 @@ L2 = 0.05
 
 
 def photographs() -> list[np.ndarray]:
-    import matplotlib.cbook
+    import matplotlib
 
-    with matplotlib.cbook.get_sample_data("grace_hopper.jpg") as file:
-        data = np.frombuffer(file.read(), np.uint8)
-    hopper = cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    path = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+    hopper = np.ascontiguousarray(np.asarray(cv2.imread(str(path)))[..., ::-1])
     return [photograph("china.jpg"), photograph("flower.jpg"), hopper]
 
 
@@ -49,7 +49,9 @@ def as_filmed(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     lit = np.clip(picture * rng.uniform(0.5, 1.15) + rng.uniform(-10, 25), 0, 255)
     grain = rng.normal(0, rng.choice([0.0, 1.0, 3.0]), picture.shape[:2])[..., None]
     made = np.clip(lit + grain, 0, 255).astype(np.uint8)
-    return cv2.imdecode(cv2.imencode(".jpg", made, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(55, 96))])[1], 1)
+    return np.asarray(
+        cv2.imdecode(cv2.imencode(".jpg", made, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(55, 96))])[1], 1)
+    )
 
 
 def table(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -77,7 +79,9 @@ def main() -> None:
     made |= {"mean": mean.round(5).tolist(), "scale": scale.round(5).tolist()}
     made |= {"w": model.coef_[0].round(5).tolist(), "b": round(float(model.intercept_[0]), 5)}
     WEIGHTS.write_text(json.dumps(made) + "\n", encoding="utf-8")
-    print(f"{WEIGHTS}: right on {model.score(np.clip((values - mean) / scale, -4, 4), sharp):.1%} of what it was fitted on")
+    print(
+        f"{WEIGHTS}: right on {model.score(np.clip((values - mean) / scale, -4, 4), sharp):.1%} of what it was fitted on"
+    )
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def test_each_value_of_the_model_is_found(place: int) -> None:
     values = [0.0] * 8
     values[place] = 0.15
     found = fit(flow_of(values), STEP_S)
-    assert np.allclose(found[:8], values, atol=4e-3), found[:8]
+    assert np.allclose(found[:8], values, atol=1e-2), found[:8]  # the ridge takes a little off the bends
 
 
 def test_the_background_is_fitted_though_a_third_of_the_picture_moves_otherwise() -> None:
@@ -47,10 +47,11 @@ def test_the_background_is_fitted_though_a_third_of_the_picture_moves_otherwise(
 def test_a_still_picture_with_many_movers_rests() -> None:
     rng = np.random.default_rng(0)
     flow = np.zeros((HEIGHT, WIDTH, 2), np.float32)
-    for _ in range(14):
+    for _ in range(9):
         y, x = rng.integers(0, HEIGHT - 40), rng.integers(0, WIDTH - 50)
         flow[y : y + 40, x : x + 50] = rng.normal(0, 6, 2)
-    assert abs(fit(flow, STEP_S).right) < 0.01 and fit(flow, STEP_S).rest > 0.2
+    found = fit(flow, STEP_S)
+    assert np.hypot(found.right, found.down) < 0.01 and found.rest > 0.4
 
 
 def mirrored(one: Fit) -> Fit:

@@ -21,10 +21,14 @@ PHOTOGRAPHS = [f"perception/image{k}.jpg" for k in range(1, 11)] + [
 
 @pytest.mark.parametrize("name", list(BLURS))
 def test_each_blur_lowers_it_level_by_level(name: str) -> None:
-    rng = np.random.default_rng(0)
+    """All levels of a shake go the same way: across edges or along them makes a difference."""
     picture = np.ascontiguousarray(photograph("china.jpg")[:300, :420])
-    scores = [float(log_odds(features(one)[None])[0]) for one in (picture, *(BLURS[name](picture, k, rng) for k in (1, 3, 5)))]
-    assert scores == sorted(scores, reverse=True) and measure([picture]) > 0.8 > 0.2 > measure([BLURS[name](picture, 5, rng)])
+    scores = [
+        float(log_odds(features(one)[None])[0])
+        for one in (picture, *(BLURS[name](picture, k, np.random.default_rng(3)) for k in (1, 3, 5)))
+    ]
+    assert scores == sorted(scores, reverse=True) and measure([picture]) > 0.8 > 0.2
+    assert measure([BLURS[name](picture, 5, np.random.default_rng(3))]) < 0.2
 
 
 def test_light_and_mirror_hardly_matter() -> None:

@@ -36,7 +36,9 @@ def test_a_crop_touches_no_box() -> None:
         crop = crop_around(boxes)
         if crop is not None:
             inner = (crop[0], crop[1], 1 - crop[2], 1 - crop[3])
-            assert all(overlap(inner, box) == 0 for box in boxes) and (inner[2] - inner[0]) * (inner[3] - inner[1]) >= 0.64
+            assert (
+                all(overlap(inner, box) == 0 for box in boxes) and (inner[2] - inner[0]) * (inner[3] - inner[1]) >= 0.64
+            )
 
 
 def test_covered_counts_overlaps_once() -> None:
@@ -66,7 +68,7 @@ def test_a_subtitle_is_read_and_cropped_away() -> None:
     assert len(lines) == 1 and lines[0].score > 0.9
     assert overlap(lines[0].box, (left / 480, top / 270, right / 480, bottom / 270)) > 0.6
     scores = measure([frame])
-    crop = scores["crop_bottom"]
+    crop = scores["text_crop_bottom"]
     assert crop is not None and crop < 0.25
     assert read(frame[: int(270 * (1 - crop))]) == []
 
@@ -85,5 +87,7 @@ def test_table() -> None:
 @pytest.mark.slow
 def test_labelled_files(footage: Path) -> None:
     labels = json.loads((footage / "labels.json").read_text())["text_overlay"]
-    found = {name: measure(real_clip(footage, name).frames[::3])["text"] for part in ("yes", "no") for name in labels[part]}
+    found = {
+        name: measure(real_clip(footage, name).frames[::3])["text"] for part in ("yes", "no") for name in labels[part]
+    }
     assert all(found[name] > 0.05 for name in labels["yes"]) and all(found[name] < 0.01 for name in labels["no"]), found

@@ -6,7 +6,18 @@ A signal is a constant `SIGNAL` of its file. One with source "pass" sees every f
 
 from __future__ import annotations
 
-from curate.signals import borders, exposure, motion, sharpness
+from curate.signals import (
+    borders,
+    camera,
+    clarity,
+    exposure,
+    motion,
+    overlay,
+    people,
+    quality,
+    sharpness,
+    text,
+)
 from curate.signals.kinds import Signal
 
 SIGNALS: dict[str, Signal] = {
@@ -14,4 +25,10 @@ SIGNALS: dict[str, Signal] = {
     "exposure": exposure.SIGNAL,
     "borders": borders.SIGNAL,
     "motion": motion.SIGNAL,
+    "camera": camera.SIGNAL,
+    "clarity": clarity.SIGNAL,
+    "quality": quality.SIGNAL,
+    "overlay": overlay.SIGNAL,
+    "people": people.SIGNAL,
+    "text": text.SIGNAL,
 }

@@ -23,24 +23,27 @@ import numpy as np
 import pyarrow as pa
 
 from curate.signals.camera_fit import Fit, fit
-from curate.signals.camera_kinds import KINDS, NAMES, features, mean_move, probabilities
+from curate.signals.camera_kinds import KINDS, features, mean_move, probabilities
 from curate.signals.flow import FlowPairs
 from curate.signals.kinds import Clip, Record, Scores, Seen, Signal
+from curate.signals.motion import REST_S
 
 CLASSES = (
     "zoom in", "zoom out", "pan up", "pan down", "pan left", "pan right", "tilt up", "tilt down", "tilt left", "tilt right",
     "around left", "around right", "static", "handheld",
 )  # fmt: skip
-LEAST_S = 0.4  # of flow: less says nothing about a movement
-AGAINST = tuple(NAMES.index(f"share_{k}") for k in range(3))  # cells at less than half of the background's speed, or against it
-STAYS = 0.0755  # share of them from which on the camera may ride around something: 0.077 or more in rendered rides, and 0.0745 in a
-# real pan over a bare door, where the flow is guesswork
+LEAST_S = 0.4  # from the first pair to the last: less says nothing about a movement
+BENDS, SURE = (
+    0.5,
+    2.0,
+)  # least bend of the flow of a ride around, relative to its shift (0.9 or more in rendered ones), and least
+# multiple of its own uncertainty
 COLUMNS = {"camera": pa.string(), "camera_confidence": pa.float64()}
 
 
 class Watch:
     def __init__(self) -> None:
-        self._pairs = FlowPairs()
+        self._pairs = FlowPairs(REST_S)
 
     def see(self, seen: Seen) -> Record | None:
         pair = self._pairs.see(seen)
@@ -48,9 +51,9 @@ class Watch:
 
 
 def summary(records: Sequence[Record], clip: Clip) -> Scores:
-    """camera: one of CLASSES; camera_confidence in [0, 1]; both None for an image and for less than LEAST_S of flow."""
+    """camera: one of CLASSES; camera_confidence in [0, 1]; both None for an image and for less than LEAST_S."""
     inside = [record for record in records if record.since_s >= clip.start_s - 1e-6]
-    if sum(record.time_s - record.since_s for record in inside) < LEAST_S:
+    if not inside or inside[-1].time_s - inside[0].since_s < LEAST_S:
         return dict.fromkeys(COLUMNS)
     name, confidence = classify([record.values for record in inside])
     return {"camera": name, "camera_confidence": confidence}  # type: ignore[dict-item]
@@ -60,12 +63,21 @@ def classify(fits: Sequence[Fit]) -> tuple[str, float]:
     """Fits of a clip, at least one -> class and confidence in [0, 1]: how likely the kind is, times how clear its direction."""
     values = features(fits)
     shares = probabilities(values)
-    if values[list(AGAINST)].sum() < STAYS:
-        shares[KINDS.index("around")] = 0.0  # nothing stays that the camera could ride around
+    if not turns(fits):
+        shares[KINDS.index("around")] = 0.0
         shares /= shares.sum()
     kind = KINDS[int(np.argmax(shares))]
     way, clarity = direction(kind, fits)
     return f"{kind} {way}".strip(), round(float(shares.max()) * clarity, 4)
+
+
+def turns(fits: Sequence[Fit]) -> bool:
+    """Whether the camera turns so that the ground flows faster towards the edges than in the middle (see camera_fit.Fit). Who
+    rides around something turns against the slide: the shift is what is left of both, the bend is the turn's alone."""
+    shift = mean_move(fits).shift
+    size = float(np.hypot(*shift)) + 1e-9
+    bends = np.array([[one.bend_x, one.bend_y] for one in fits]) @ shift / size
+    return bool(bends.mean() >= max(BENDS * size, SURE * bends.std() / np.sqrt(len(bends))))
 
 
 def direction(kind: str, fits: Sequence[Fit]) -> tuple[str, float]:

@@ -14,7 +14,7 @@ Box = tuple[float, float, float, float]
 MIN_LEFT = 0.65  # share of the area that has to remain for a crop to be worth it
 MIN_SIDE = 0.6  # and of each side
 MARGIN = 0.012
-CROP = ("crop_left", "crop_top", "crop_right", "crop_bottom")
+SIDES = ("left", "top", "right", "bottom")
 
 
 def crop_around(boxes: Sequence[Box], margin: float = MARGIN) -> Box | None:

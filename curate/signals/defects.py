@@ -46,7 +46,9 @@ def _spectrum(luma: np.ndarray) -> np.ndarray:
     """Strength of each period in the mean steps between columns, over what its neighbours have."""
     second = np.abs(np.diff(luma.astype(np.float32), axis=1)).mean(axis=0)
     profile = second - cv2.blur(second[None], (15, 1))[0]
-    spectrum = np.abs(np.fft.rfft(profile * np.hanning(len(profile)), 2048)) / (len(profile) * (second.mean() + 0.3)) * 8
+    spectrum = (
+        np.abs(np.fft.rfft(profile * np.hanning(len(profile)), 2048)) / (len(profile) * (second.mean() + 0.3)) * 8
+    )
     frequencies = np.arange(len(spectrum)) / 2048
     floor = cv2.blur(spectrum.astype(np.float32)[None], (161, 1))[0]
     peaks = spectrum - 2 * floor

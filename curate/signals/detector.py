@@ -41,7 +41,9 @@ def decode(output: np.ndarray, side: int, size: tuple[int, int]) -> list[Detecti
     """Output (1, N, 5 + classes) -> detections; size: width, height of the picture inside the square of `side` px."""
     cells = [side // stride for stride in STRIDES]
     if output.ndim != 3 or output.shape[1] != sum(n * n for n in cells) or output.shape[2] < 6:
-        raise ValueError(f"a YOLOX detector of {side} px gives (1, {sum(n * n for n in cells)}, 6 or more), got {output.shape}")
+        raise ValueError(
+            f"a YOLOX detector of {side} px gives (1, {sum(n * n for n in cells)}, 6 or more), got {output.shape}"
+        )
     grid = np.concatenate([np.stack(np.meshgrid(range(n), range(n)), -1).reshape(-1, 2) for n in cells])
     step = np.concatenate([np.full((n * n, 1), stride) for n, stride in zip(cells, STRIDES)])
     centre, reach = (output[0, :, :2] + grid) * step, np.exp(np.minimum(output[0, :, 2:4], 20)) * step
@@ -54,7 +56,9 @@ def decode(output: np.ndarray, side: int, size: tuple[int, int]) -> list[Detecti
     for k in np.asarray(kept, int).ravel():
         x, y, wide, tall = corners[k]
         box = np.clip([x / width, y / height, (x + wide) / width, (y + tall) / height], 0, 1)
-        found.append(Detection((float(box[0]), float(box[1]), float(box[2]), float(box[3])), float(best[k]), int(label[k])))
+        found.append(
+            Detection((float(box[0]), float(box[1]), float(box[2]), float(box[3])), float(best[k]), int(label[k]))
+        )
     return found
 
 

@@ -70,7 +70,9 @@ def _squashed(value: float) -> float:
 def network(path: str) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
     """A function from a clip's frames to (aesthetic, technical). Raises FileNotFoundError."""
     if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such file; `weights` has to name a DOVER network, ONNX or TorchScript (.pt)")
+        raise FileNotFoundError(
+            f"{path}: no such file; `weights` has to name a DOVER network, ONNX or TorchScript (.pt)"
+        )
     return _onnx(path) if path.endswith(".onnx") else _torchscript(path)
 
 

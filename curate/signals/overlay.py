@@ -1,8 +1,9 @@
 """Overlay: logos and watermarks that stay where they are while the picture moves; opaque or half transparent.
 
-Without weights by the edges that last (`overlay_edges`): in a clip whose scene moves, and across the clips of a video, whose scenes
-differ. Where nothing moves and there is no other clip, a mark cannot be told from the scene, and the score is unknown; so it is for
-images. With `weights` an ONNX detector of the YOLOX kind looks at single frames instead; all its classes are overlays.
+Without weights by the edges that last (`overlay_edges`): across the clips of a video, whose scenes differ, what lasts
+through all of them; of a clip alone, what lasts while its scene moves. Where nothing moves and there is no other clip, a
+mark cannot be told from the scene, and the score is unknown; so it is for images. With `weights` an ONNX detector of the
+YOLOX kind looks at single frames instead; all its classes are overlays.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from curate.pictures import decode_jpegs
-from curate.signals.crops import CROP, Box, covered, crop_around
+from curate.signals.crops import SIDES, Box, covered, crop_around
 from curate.signals.detector import detect
 from curate.signals.kinds import Scores, Signal
 from curate.signals.overlay_edges import Found, find
@@ -23,6 +24,7 @@ from curate.signals.overlay_edges import Found, find
 LEAST = 4  # frames of a clip from which on what lasts says something
 PER_CLIP, CLIPS = 4, 6  # frames and clips that a video is judged by
 DETECTOR_FRAMES = 3
+CROP = tuple(f"overlay_crop_{side}" for side in SIDES)
 COLUMNS = {name: pa.float64() for name in ("overlay", "overlay_seen", *CROP)}
 
 
@@ -47,11 +49,12 @@ def measure(clips: Sequence[Sequence[np.ndarray]]) -> list[Scores]:
     """Clips of one video, each RGB uint8 (H, W, 3) frames -> scores of each.
 
     overlay: share of the frame under marks, None where it cannot be told; overlay_seen: share of the scene's edges that moved
-    or changed, so that a mark would have stood out; crop_*: shares of the sides to cut, None where too little would remain.
+    or changed, so that a mark would have stood out; overlay_crop_*: shares of the sides to cut, None where too little would remain.
     """
-    own = [_find([frames]) for frames in clips]
     together = _together(clips)
-    return [_scores(one, together) for one in own]
+    if together.boxes is not None:
+        return [_scores(together)] * len(clips)
+    return [_scores(_find([frames])) for frames in clips]
 
 
 def _find(clips: Sequence[Sequence[np.ndarray]]) -> Found:
@@ -70,10 +73,10 @@ def _together(clips: Sequence[Sequence[np.ndarray]]) -> Found:
     return _find([[frames[int(k * len(frames) / PER_CLIP)] for k in range(PER_CLIP)] for frames in chosen])
 
 
-def _scores(own: Found, together: Found) -> Scores:
-    if own.boxes is None and together.boxes is None:
-        return dict.fromkeys(COLUMNS) | {"overlay_seen": max(own.seen, together.seen)}
-    return _told([*(own.boxes or ()), *(together.boxes or ())], max(own.seen, together.seen))
+def _scores(found: Found) -> Scores:
+    if found.boxes is None:
+        return dict.fromkeys(COLUMNS) | {"overlay_seen": found.seen}
+    return _told(found.boxes, found.seen)
 
 
 def _told(boxes: Sequence[Box], seen: float) -> Scores:

@@ -22,21 +22,21 @@ EDGE = 5.0  # grey levels per px from which on a gradient is an edge
 AGREES, ALIGNED = 0.4, 0.6  # part of the common edge that a frame has to show to agree with it, and cosine between them
 COHERENT = 0.5  # size of the common edge, relative to what is usual there
 DENSE = 0.4  # of the edges that are usual around a mark, how many are its own
-SEEDS = 0.3
-SEED, GROWN = 0.93, 0.7  # share of frames that agree: in the middle of a mark, and at its rim
+SEED, GROWN = 0.87, 0.7  # share of frames that agree: in the middle of a mark, and at its rim
 MOVES_PX = 1.2  # from one proxy to the next, across an edge: an edge of the scene does not last then
 SHIFTED, VIEWS = 3, 3  # views that a clip counts for where its scene moves across the edge; views that are needed
 ALIKE = 0.88  # cosine
 REST_PX, RESTS, FOLLOW = 0.4, 0.2, 0.65  # of the picture's cells
-SEEN = 0.25
-FULL, CLEAR = 0.27, 0.5  # part of the edges around a mark that are its own; where little of the scene is seen to move
+SEEN = 0.25  # share of the scene's edges; below it "no mark" is not said
+# By the number of clips, one, two, or more: the least share of the frame of a mark's box, and the least of this sum: of its edges the
+# share that nearly all frames have, plus the part that they are of all edges around. In rendered scenes marks have 0.85 to 1.9,
+# what lasts by chance has up to 1.0, more where two scenes stand still and happen to have an edge at the same place.
+DEMANDS = ((0.005, 0.92), (0.01, 1.3), (0.005, 0.75))
 GAP_PX = 4  # edges nearer than this belong to one mark
-SMALLEST, LARGEST = 0.003, 0.3  # of a mark's box, share of the frame
+LARGEST = 0.3  # of a mark's box, share of the frame
 ACROSS = 0.12  # energy of edges across the main direction, relative to those along it
 WINDOWS = (21, 61)  # px, in which edges are to run in more than one direction
 STROKES = 10  # edges that a row of letters crosses
-
-
 
 
 class Found(NamedTuple):
@@ -59,9 +59,10 @@ def find(clips: Sequence[Sequence[np.ndarray]]) -> Found:
     mark = lasting(stacks, common, views)
     weights = mark.usual * inner
     seen = float(weights[views >= VIEWS].sum() / max(1.0, weights.sum()))
-    if seen < SEEN:
-        return Found(seen, _marks(mark, inner, CLEAR) or None)
-    return Found(seen, _marks(mark, inner, FULL))
+    smallest, clear = DEMANDS[min(len(clips), len(DEMANDS)) - 1]
+    boxes = _marks(mark, inner, smallest, clear)
+    told = seen >= SEEN or (len(clips) > 1 and boxes)
+    return Found(seen, boxes if told else None)
 
 
 def _gives_way(clip: np.ndarray, common: np.ndarray) -> np.ndarray:
@@ -98,7 +99,8 @@ def scene_flow(flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Lasting(NamedTuple):
-    """gradient (h, w, 6): what all frames have in common; edges bool (h, w): where they agree; seeds: where nearly all do;
+    """gradient (h, w, 6): what all frames have in common; edges bool (h, w): where they agree; seeds: where nearly all do though the
+    scene moves across;
     usual float (h, w): share of frames with an edge there."""
 
     gradient: np.ndarray
@@ -116,8 +118,8 @@ def lasting(stacks: Sequence[np.ndarray], common: np.ndarray, views: np.ndarray)
     size = np.linalg.norm(common, axis=-1)
     edges = (size >= np.maximum(EDGE, COHERENT * typical)) & (agree >= GROWN)
     dense = cv2.blur(edges.astype(np.float32), (9, 9)) >= DENSE * cv2.blur(usual.astype(np.float32), (9, 9))
-    edges &= dense & (views >= VIEWS) & _all_ways(common, edges)
-    return Lasting(common, edges, edges & (agree >= SEED), usual)
+    edges &= dense & _all_ways(common, edges)
+    return Lasting(common, edges, edges & (agree >= SEED) & (views >= VIEWS), usual)
 
 
 def _agreement(stack: np.ndarray, common: np.ndarray) -> np.ndarray:
@@ -165,7 +167,7 @@ def _inside(pictures: np.ndarray) -> np.ndarray:
     return mask
 
 
-def _marks(mark: Lasting, inner: np.ndarray, full: float) -> list[Box]:
+def _marks(mark: Lasting, inner: np.ndarray, smallest: float, clear: float) -> list[Box]:
     """Boxes of groups of lasting edges that look like a mark."""
     edges, seeds = mark.edges & inner, mark.seeds & inner
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * GAP_PX + 1, 2 * GAP_PX + 1))
@@ -176,9 +178,10 @@ def _marks(mark: Lasting, inner: np.ndarray, full: float) -> list[Box]:
     for label in range(1, count):
         x, y, wide, tall = (int(value) for value in stats[label, :4])
         own = edges & (labels == label)
-        if not SMALLEST <= wide * tall / (width * height) <= LARGEST or (own & seeds).sum() < SEEDS * own.sum():
+        if not smallest <= wide * tall / (width * height) <= LARGEST or not own.any():
             continue
-        if own.sum() < full * mark.usual[cv2.dilate(own.astype(np.uint8), kernel) > 0].sum():
+        around = mark.usual[cv2.dilate(own.astype(np.uint8), kernel) > 0].sum()
+        if (own & seeds).sum() / own.sum() + own.sum() / around < clear:
             continue
         box = (x / width, y / height, (x + wide) / width, (y + tall) / height)
         if not _is_writing(own[y : y + tall, x : x + wide], box):

@@ -1,7 +1,7 @@
 """People: how many are seen at once, how many faces, and how much of the frame the largest one covers.
 
 Without weights by what OpenCV ships: Haar cascades for faces (Viola and Jones, 2001), HOG for upright bodies (Dalal and Triggs,
-2005), kept strict, so that a wall is rarely a face; what is seen in a single frame alone counts when it is very sure. With
+2005), kept strict: bottles and door frames have the outline of a body, so bodies count where there is a face too. With
 `weights` an ONNX detector of the YOLOX kind, whose class 0 is a person.
 """
 
@@ -25,7 +25,7 @@ FRAMES = 4
 LOOK_PX = 512
 COLUMNS = {"people": pa.float64(), "faces": pa.float64(), "largest_person": pa.float64()}
 FACE_SURE, FACE_CERTAIN = 3.0, 6.0  # weights of the last stage of a cascade: with company in another frame, alone
-BODY_SURE, BODY_CERTAIN = 1.2, 2.0  # distances from the plane of the classifier
+BODY_SURE, BODY_CERTAIN = 0.9, 2.2  # distances from the plane of the classifier: where there is a face too, alone
 STAYS_PX = 0.25  # of the frame: how far a person may have gone between two proxies
 PERSON = 0  # class of a person in COCO
 
@@ -52,7 +52,10 @@ def measure(frames: Sequence[np.ndarray]) -> Scores:
     if not frames:
         return dict.fromkeys(COLUMNS)
     seen = [[*faces(gray), *bodies(gray)] for gray in (_gray(frame) for frame in frames)]
-    return summary([[one for one in sights if one.certain or _again(one, k, seen)] for k, sights in enumerate(seen)])
+    kept = [[one for one in sights if one.certain or _again(one, k, seen)] for k, sights in enumerate(seen)]
+    if not any(one.kind == "face" for sights in kept for one in sights):
+        kept = [[one for one in sights if one.certain] for sights in kept]
+    return summary(kept)
 
 
 def summary(seen: Sequence[Sequence[Sight]]) -> Scores:
@@ -83,7 +86,12 @@ def _in(inner: Box, outer: Box) -> bool:
 def _body_below(face: Box) -> Box:
     """A person is about three faces wide and seven high; what is outside the frame is not seen."""
     wide, tall = face[2] - face[0], face[3] - face[1]
-    return max(0.0, face[0] - wide), max(0.0, face[1] - 0.3 * tall), min(1.0, face[2] + wide), min(1.0, face[3] + 6 * tall)
+    return (
+        max(0.0, face[0] - wide),
+        max(0.0, face[1] - 0.3 * tall),
+        min(1.0, face[2] + wide),
+        min(1.0, face[3] + 6 * tall),
+    )
 
 
 def _again(sight: Sight, place: int, seen: Sequence[Sequence[Sight]]) -> bool:

@@ -62,7 +62,9 @@ def aesthetic(rgb: np.ndarray) -> float:
     """uint8 (H, W, 3) -> mean of how colourful, how rich in tones, how well placed, each in [0, 1]."""
     tiny = cv2.resize(cv2.GaussianBlur(rgb, (0, 0), max(rgb.shape[:2]) / 128), TINY, interpolation=cv2.INTER_AREA)
     lab = cv2.cvtColor(tiny.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
-    colour = float(np.hypot(lab[..., 1].std(), lab[..., 2].std()) + 0.3 * np.hypot(lab[..., 1].mean(), lab[..., 2].mean()))
+    colour = float(
+        np.hypot(lab[..., 1].std(), lab[..., 2].std()) + 0.3 * np.hypot(lab[..., 1].mean(), lab[..., 2].mean())
+    )
     low, high = np.quantile(lab[..., 0], [0.05, 0.95])
     return float(np.mean([1 - np.exp(-colour / 15), np.clip((high - low) / 70, 0, 1), placed(lab)]))
 

@@ -6,6 +6,8 @@ contrast does. They are taken tile by tile: a blurred background behind a sharp 
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import cv2
 import numpy as np
 
@@ -26,7 +28,7 @@ def features(rgb: np.ndarray) -> np.ndarray:
     if not busy.any():
         busy = np.ones_like(busy)
     values = []
-    for fine, coarse in zip(bands, bands[1:]):
+    for fine, coarse in pairwise(bands):
         ratio = np.log((fine[busy] + 0.3) / (coarse[busy] + 0.3))
         values += [np.quantile(ratio, 0.9), np.median(ratio)]
     steep = _steepness(luma)[busy]
@@ -45,7 +47,7 @@ def _luma(rgb: np.ndarray) -> np.ndarray:
 def _bands(luma: np.ndarray) -> list[np.ndarray]:
     """Differences of Gaussians, finest first: four bands of an octave each, all at full size."""
     blurred = [luma, *(cv2.GaussianBlur(luma, (0, 0), sigma) for sigma in (0.7, 1.4, 2.8, 5.6))]
-    return [one - two for one, two in zip(blurred, blurred[1:])]
+    return [one - two for one, two in pairwise(blurred)]
 
 
 def _tiles(picture: np.ndarray) -> np.ndarray:
@@ -62,7 +64,8 @@ def _tiles_std(picture: np.ndarray) -> np.ndarray:
 def _steepness(luma: np.ndarray) -> np.ndarray:
     """(tiles,): steepest step between neighbours over the range of the tile; 1 is an edge of one px."""
     step = np.maximum(
-        np.abs(cv2.filter2D(luma, -1, np.array([[-1.0, 1.0]]))), np.abs(cv2.filter2D(luma, -1, np.array([[-1.0], [1.0]])))
+        np.abs(cv2.filter2D(luma, -1, np.array([[-1.0, 1.0]]))),
+        np.abs(cv2.filter2D(luma, -1, np.array([[-1.0], [1.0]]))),
     )
     tiles = _tiles(luma)
     reach = np.quantile(tiles, 0.98, axis=1) - np.quantile(tiles, 0.02, axis=1)

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from curate.pictures import decode_jpeg
-from curate.signals.crops import CROP, Box, covered, crop_around, overlap
+from curate.signals.crops import SIDES, Box, covered, crop_around, overlap
 from curate.signals.kinds import Scores, Signal
 
 FRAMES = 3  # looked at per clip; reading costs more than all other built-in signals together
@@ -25,8 +25,12 @@ SURE, UNSURE = 0.75, 0.55  # reading scores: a line counts above the first, or a
 STAYS = 0.3  # overlap from which a line of another frame is at the same place
 LETTERS = re.compile(r"[^\W_]", re.UNICODE)
 STRANGE, LONG = 0.75, 5.0  # detection score and width / height of a line in a script that the reader does not know
-HUGE, HUGE_LETTERS = 0.3, 4  # discs and rings read as 0, o, 8: a line higher than this share of the frame needs more letters
+HUGE, HUGE_LETTERS = (
+    0.3,
+    4,
+)  # discs and rings read as 0, o, 8: a line higher than this share of the frame needs more letters
 BAND_TOP, BAND_OFF = 0.66, 0.1  # subtitles: below this share of the height, centred to this share of the width
+CROP = tuple(f"text_crop_{side}" for side in SIDES)
 COLUMNS = {name: pa.float64() for name in ("text", "text_persistence", "subtitles", *CROP)}
 
 
@@ -53,7 +57,7 @@ def measure(frames: Sequence[np.ndarray]) -> Scores:
     """RGB uint8 (H, W, 3) of one clip -> scores; all None without frames.
 
     text: mean share of the frame under text; text_persistence: share of the frames in which the most lasting line is there;
-    subtitles: share of the frames that have a line where subtitles are; crop_*: shares of the sides to cut so that no text
+    subtitles: share of the frames that have a line where subtitles are; text_crop_*: shares of the sides to cut so that no text
     is seen, None where too little would remain.
     """
     if not frames:
