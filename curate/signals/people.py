@@ -1,8 +1,9 @@
 """People: how many are seen at once, how many faces, and how much of the frame the largest one covers.
 
-Without weights by what OpenCV ships: Haar cascades for faces (Viola and Jones, 2001), HOG for upright bodies (Dalal and Triggs,
-2005), kept strict: bottles and door frames have the outline of a body, so bodies count where there is a face too. With
-`weights` an ONNX detector of the YOLOX kind, whose class 0 is a person.
+Without weights by what OpenCV ships: Haar cascades for faces from the front (Viola and Jones, 2001), HOG for upright
+bodies (Dalal and Triggs, 2005), kept strict: a face needs three cascades, and company in another frame unless it is very
+sure; bottles and door frames have the outline of a body, so bodies count where there is a face too. With `weights` an ONNX
+detector of the YOLOX kind, whose class 0 is a person.
 """
 
 from __future__ import annotations
@@ -24,18 +25,20 @@ from curate.signals.kinds import Scores, Signal
 FRAMES = 4
 LOOK_PX = 512
 COLUMNS = {"people": pa.float64(), "faces": pa.float64(), "largest_person": pa.float64()}
-FACE_SURE, FACE_CERTAIN = 3.0, 6.0  # weights of the last stage of a cascade: with company in another frame, alone
+FACE_SURE, FACE_CERTAIN = 55.1, 56.0  # sums of a cascade's stages; rendered scenes without a face reach 55.8
+FACE_PX = 120  # side at which a face is looked at again
 BODY_SURE, BODY_CERTAIN = 0.9, 2.2  # distances from the plane of the classifier: where there is a face too, alone
 STAYS_PX = 0.25  # of the frame: how far a person may have gone between two proxies
 PERSON = 0  # class of a person in COCO
 
 
 class Sight(NamedTuple):
-    """kind: "face" | "body"; box: shares of the frame; certain: enough by itself."""
+    """kind: "face" | "body"; box: shares of the frame; certain: enough by itself; backed: by an eye in the face, or needs none."""
 
     kind: str
     box: Box
     certain: bool
+    backed: bool = True
 
 
 def from_proxies(proxies: pa.Table, settings: Any) -> pa.Table:
@@ -100,7 +103,7 @@ def _again(sight: Sight, place: int, seen: Sequence[Sequence[Sight]]) -> bool:
     def like(other: Sight) -> bool:
         near = abs(sight.box[0] - other.box[0]) < STAYS_PX and abs(sight.box[1] - other.box[1]) < STAYS_PX
         ratio = _area(sight.box) / max(1e-9, _area(other.box))
-        return other.kind == sight.kind and near and 0.5 < ratio < 2
+        return other.kind == sight.kind and near and 0.5 < ratio < 2 and (sight.backed or other.backed)
 
     return any(like(other) for k, sights in enumerate(seen) if k != place for other in sights)
 
@@ -117,19 +120,35 @@ def _gray(rgb: np.ndarray) -> np.ndarray:
 
 
 def faces(gray: np.ndarray) -> list[Sight]:
-    """uint8 (h, w) -> faces from the front and from both sides, each once."""
+    """uint8 (h, w) -> faces from the front that three cascades agree on."""
+    boxes, _, weights = _cascade("frontalface_alt2").detectMultiScale3(
+        gray, 1.1, 4, minSize=(24, 24), outputRejectLevels=True
+    )
     found: list[Sight] = []
-    for cascade, mirrored in (("frontalface_alt2", False), ("profileface", False), ("profileface", True)):
-        picture = np.ascontiguousarray(gray[:, ::-1]) if mirrored else gray
-        boxes, _, weights = _cascade(cascade).detectMultiScale3(
-            picture, 1.1, 4, minSize=(24, 24), outputRejectLevels=True
-        )
-        for (x, y, wide, tall), weight in zip(boxes, np.ravel(weights)):
-            left = gray.shape[1] - x - wide if mirrored else x
-            sight = Sight("face", _shares(left, y, wide, tall, gray), float(weight) >= FACE_CERTAIN)
-            if weight >= FACE_SURE and not any(overlap(sight.box, other.box) > 0.2 for other in found):
-                found.append(sight)
+    for (x, y, side, _), weight in zip(boxes, np.ravel(weights)):
+        if weight >= FACE_SURE and _confirmed(gray, x, y, side):
+            box = _shares(x, y, side, side, gray)
+            found.append(Sight("face", box, float(weight) >= FACE_CERTAIN, _has_eye(gray[y : y + side, x : x + side])))
     return found
+
+
+def _confirmed(gray: np.ndarray, x: int, y: int, side: int) -> bool:
+    rim = side // 4
+    crop = _enlarged(gray[max(0, y - rim) : y + side + rim, max(0, x - rim) : x + side + rim], side)
+    least, most = (FACE_PX * 2 // 3,) * 2, (FACE_PX * 3 // 2,) * 2
+    return all(
+        len(_cascade(name).detectMultiScale(crop, 1.05, 2, minSize=least, maxSize=most))
+        for name in ("frontalface_default", "frontalface_alt")
+    )
+
+
+def _has_eye(face: np.ndarray) -> bool:
+    upper = _enlarged(face[: int(face.shape[0] * 0.65)], face.shape[1])
+    return len(_cascade("eye").detectMultiScale(upper, 1.05, 3, minSize=(15, 15), maxSize=(55, 55))) > 0
+
+
+def _enlarged(picture: np.ndarray, side: int) -> np.ndarray:
+    return cv2.resize(picture, None, fx=FACE_PX / side, fy=FACE_PX / side, interpolation=cv2.INTER_CUBIC)
 
 
 def bodies(gray: np.ndarray) -> list[Sight]:
