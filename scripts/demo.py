@@ -28,7 +28,8 @@ PROMPT = "a photograph of a pink flower, the camera pans to the right"
 def main() -> None:
     os.chdir(ROOT)
     timings: dict[str, float] = {}
-    run(timings, "footage", [sys.executable, "-m", "examples.footage", "data/footage"])
+    if not footage_is_current():
+        run(timings, "footage", [sys.executable, "-m", "examples.footage", "data/footage"])
     with private_ray() as (address, environment):
         run(timings, "curate", [str(BIN / "ray"), "job", "submit", "--address", address, "--", "curate"], environment)
     run(timings, "cache", [sys.executable, "-m", "cache.encode_latents"])
@@ -41,6 +42,13 @@ def main() -> None:
     print("\npictures:")
     for what, where in pictures():
         print(f"  {what:<32} {where}")
+
+
+def footage_is_current() -> bool:
+    """Whether data/footage was rendered by examples/ as it stands: its truth is younger than every source."""
+    truth = ROOT / "data" / "footage" / "truth.json"
+    sources = (ROOT / "examples").glob("*.py")
+    return truth.is_file() and truth.stat().st_mtime > max(path.stat().st_mtime for path in sources)
 
 
 def run(timings: dict[str, float], step: str, command: list[str], environment: dict[str, str] | None = None) -> None:

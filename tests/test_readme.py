@@ -81,7 +81,7 @@ def inline() -> list[str]:
     found = re.findall(r"^- `(curate [^`]*)`", section, flags=re.M)
     assert len(found) >= 4
     filled = [re.sub(r"FILE_OR_CLIP", "~/videos/rings.mkv", command) for command in found]
-    return [f"{command} --local" if command.startswith("curate --set") else command for command in filled]
+    return [f"{command} --local --footage ~/videos" if "--set" in command else command for command in filled]
 
 
 def test_links_and_pictures_are_there() -> None:
