@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+# Test processes side by side share the cores: threads of one that wait for threads of another cost more than they give.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parents[1]
 SEED = 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import resource
@@ -14,8 +13,8 @@ import time
 from pathlib import Path
 
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import pytest
+from table_digest import digest
 
 from curate.tables import Tables
 from pipelines import load
@@ -47,15 +46,6 @@ def curate(workspace: Path, footage: Path, *options: str, code: int = 0, local: 
 
 def recipe(workspace: Path, footage: Path):
     return load(None, "demo", ("curate.unit_videos=4",), footage=(str(footage),), workspace=str(workspace))
-
-
-def digest(workspace: Path) -> dict[str, str]:
-    """Every table's part -> a digest of its rows (the notes inside name paths of the workspace)."""
-    found = {}
-    for path in sorted(workspace.rglob("*.parquet")):
-        rows = pq.read_table(path).replace_schema_metadata(None).to_pylist()
-        found[str(path.relative_to(workspace))] = hashlib.sha256(repr(rows).encode()).hexdigest()
-    return found
 
 
 @pytest.fixture(scope="module")
