@@ -1,4 +1,4 @@
-"""What the transformer costs: floating-point operations, parameters, and memory kept for the backward pass.
+"""What the transformer costs: floating-point operations and parameters (memory: train/memory.py).
 
 Operations are counted as they are: a multiply-add is two, attention is included (at 118,800 tokens it is 87 % of the
 forward pass, so a 6 N D estimate would be fiction). Sizes are those of model/sizes.py.
@@ -75,28 +75,3 @@ def parameters(size: Size) -> int:
     conditions = embedder(256) * (2 if size["guidance"] else 1) + embedder(size["pooled_width"])
     blocks = size["double_blocks"] * double + size["single_blocks"] * single + size["refiner_blocks"] * refiner_block
     return blocks + refiner + ends + conditions
-
-
-# Values of width D that one token leaves behind for the backward pass, uncompiled, without checkpointing; checked
-# against the tensors that autograd really keeps in tests/test_model_flops.py. M is the width of the MLP over D.
-#   double: norms 2 x (input, normed, modulated), qkv 3, RMS-normed q and k 2 x 2, rotated q and k 2, joined v 1,
-#           attention's result 1, two updates 2, MLP 2 M
-#   single: norm (input, normed, modulated), qkv 3, RMS-normed 2 x 2, rotated 2, attention's result 1, update 1,
-#           joined input of linear2 1 + M, MLP M
-KEPT_DOUBLE, KEPT_SINGLE = 19.0, 15.0
-
-
-def kept_values(size: Size, video: int, text: int, checkpointing: str, batch: int = 1) -> float:
-    """Values (not bytes) that the blocks keep for the backward pass; the largest moment of it, in checkpointed modes.
-
-    A checkpointed block keeps its input (and, selective, the attention's result); while it is repeated, all of it.
-    """
-    ratio = size["mlp_ratio"]
-    double, single = KEPT_DOUBLE + 2 * ratio, KEPT_SINGLE + 2 * ratio
-    blocks = size["double_blocks"] + size["single_blocks"]
-    per_token = {
-        "none": size["double_blocks"] * double + size["single_blocks"] * single,
-        "selective": 2 * blocks + max(double, single),
-        "full": blocks + max(double, single),
-    }[checkpointing]
-    return batch * (video + text) * size["width"] * per_token

@@ -243,3 +243,9 @@ def share_out(costs: Sequence[float], ranks: int) -> list[list[int]]:
         chosen[rank].append(index)
         loads[rank] += costs[index]
     return [sorted(one) for one in chosen]
+
+
+if __name__ == "__main__":  # `python -m train.plan` is the planner: what a stage's plan costs before anything runs
+    from train import planner
+
+    planner.command()
