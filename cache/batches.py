@@ -6,8 +6,8 @@ threads read.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,32 +19,29 @@ import torch
 
 from cache.buckets import Bucket
 from cache.fingerprint import CacheError
-from cache.order import Pool, Step
-from model.text import TextStates
+from cache.gather import Texts
+from cache.lookup import find, identities
+from cache.order import Pool, Step, Steps
 
 if TYPE_CHECKING:
     from cache.read import LatentCache
 
 AHEAD = 8  # batches that are read ahead
 FETCH = 64  # batches whose shards are fetched ahead
+RECENT_SHARDS = 256  # of which the system was told
 
 
 class Batch(NamedTuple):
     """latent (B, C, t, h, w) in the stored dtype, in pinned memory where there is a GPU; texts: per sample one per
-    caption variant, views of the map; conditions: name -> (B, ...)."""
+    caption variant, views of the map, and texts.padded(variants) in one tensor; conditions: name -> (B, ...)."""
 
     bucket: str
     clip_ids: tuple[str, ...]
     start_ticks: tuple[int, ...]
     latent: torch.Tensor
-    texts: tuple[tuple[TextStates, ...], ...]
+    texts: Texts
     conditions: dict[str, torch.Tensor]
     logvar: torch.Tensor | None = None
-
-
-def room_for(like: torch.Tensor, count: int) -> torch.Tensor:
-    """(count, *like.shape), not filled: where samples are copied to, once."""
-    return torch.empty((count, *like.shape), dtype=like.dtype, pin_memory=torch.cuda.is_available())
 
 
 def pools(
@@ -63,41 +60,65 @@ def pools(
         else rows.append_column("weight", pa.array(np.ones(len(rows))))
     )
     found = []
-    for bucket in sorted(set(rows["bucket"].to_pylist())):
+    for bucket in sorted(pc.unique(rows["bucket"]).to_pylist()):
         size = batch if tokens is None else max(1, tokens // Bucket.parse(bucket).tokens())
-        mine = _located(cache, bucket, rows.filter(pc.equal(rows["bucket"], bucket)))
-        shards = mine["shard"].to_numpy().astype(np.int64)
-        found.append(Pool(bucket, size, mine["row"].to_numpy(), shards, mine["weight"].to_numpy()))
+        at, weights = _located(cache, bucket, rows.filter(pc.equal(rows["bucket"], bucket)))
+        shards = cache.rows(bucket).latents.shards[at].astype(np.int64)
+        found.append(Pool(bucket, size, at, shards, weights))
     if not found:
         raise CacheError(f"view {view} has no samples of {set_name or 'any set'} ({split})")
     return found
 
 
-def stream(cache: LatentCache, chosen: Sequence[Step], workers: int,
+def stream(cache: LatentCache, chosen: Steps, workers: int,
            load: Callable[[Step], Batch]) -> Generator[Batch]:  # fmt: skip
     """The batches of these steps in their order. Close it to stop its threads."""
     if workers == 0 and not cache.remote:
-        yield from map(load, chosen)
+        soon = _Soon(cache, chosen)
+        for at in range(len(chosen)):
+            soon.tell(at)
+            yield load(chosen[at])
         return
     with ThreadPoolExecutor(max(1, workers), thread_name_prefix="cache") as pool, ExitStack() as windows:
         held: deque[Any] = deque()
         reading: deque[Future[Batch]] = deque()
         windows.callback(lambda: [window.close() for window in held])
+        soon = _Soon(cache, chosen)
         try:
             for at in range(len(chosen)):
                 while cache.remote and len(held) < min(FETCH, len(chosen) - at):
                     step = chosen[at + len(held)]
                     held.append(cache.fetch(step.bucket, step.shards))
+                soon.tell(at)
                 while len(reading) < min(AHEAD, len(chosen) - at):
-                    step = chosen[at + len(reading)]
-                    cache.will_need(step.bucket, step.rows)
-                    reading.append(pool.submit(load, step))
+                    reading.append(pool.submit(load, chosen[at + len(reading)]))
                 yield reading.popleft().result()
                 if held:
                     held.popleft().close()
         finally:
             for future in reading:
                 future.cancel()
+
+
+class _Soon:
+    """Tells the system of each local shard once before the batches that need it: a cold disk is then read in long
+    stretches. Shards are asked for again when an epoch comes back to them much later."""
+
+    def __init__(self, cache: LatentCache, chosen: Steps):
+        self._cache, self._chosen, self._told = cache, chosen, 0
+        self._recent: OrderedDict[tuple[str, int], None] = OrderedDict()
+
+    def tell(self, at: int) -> None:
+        while not self._cache.remote and self._told < min(at + FETCH, len(self._chosen)):
+            step = self._chosen[self._told]
+            self._told += 1
+            for shard in step.shards:
+                if (step.bucket, shard) not in self._recent:
+                    self._cache.will_need(step.bucket, [shard])
+                self._recent[step.bucket, shard] = None
+                self._recent.move_to_end((step.bucket, shard))
+            while len(self._recent) > RECENT_SHARDS:
+                self._recent.popitem(last=False)
 
 
 def _of_set(cache: LatentCache, rows: pa.Table, set_name: str, split: str) -> pa.Table:
@@ -110,12 +131,12 @@ def _of_set(cache: LatentCache, rows: pa.Table, set_name: str, split: str) -> pa
     return rows.append_column("weight", pa.array(ledger["weight"].to_numpy()[at] / counts[which]))
 
 
-def _located(cache: LatentCache, bucket: str, rows: pa.Table) -> pa.Table:
-    """The rows with their place in the index (row, shard), in its order."""
-    index = cache.index(bucket).select(["clip_id", "start_tick", "shard"])
-    index = index.append_column("row", pa.array(np.arange(len(index))))
-    found = index.join(rows.drop_columns(["bucket"]), ["clip_id", "start_tick"], join_type="inner").sort_by("row")
-    if len(found) != len(rows):
-        missing = f"{len(rows) - len(found)} of {len(rows)} samples are not encoded"
-        raise CacheError(f"{bucket}: {missing}, run `python -m cache.encode_latents`")
-    return found
+def _located(cache: LatentCache, bucket: str, wanted: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """The wanted samples' rows in the index, ascending, and their weights."""
+    at = find(cache.rows(bucket).identities, identities(wanted))
+    if missing := int((at < 0).sum()):
+        raise CacheError(
+            f"{bucket}: {missing} of {len(at)} samples are not encoded, run `python -m cache.encode_latents`"
+        )
+    order = np.argsort(at, kind="stable")
+    return at[order], wanted["weight"].to_numpy()[order]

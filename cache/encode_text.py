@@ -7,13 +7,13 @@ as they are for whoever reads them. States that exist under this encoder are cop
 from __future__ import annotations
 
 import hashlib
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import torch
+import xxhash
 
 from cache import index as tables
 from cache.buckets import Bucket
@@ -35,7 +35,7 @@ class Stored(NamedTuple):
     path: str
     offset: int
     bytes: int
-    crc: int
+    xxh3: int
     slot: int
 
 
@@ -79,7 +79,7 @@ class TextWriter:
         return written
 
     def _index(self, bucket: str) -> pa.Table:
-        return tables.read_table(tables.text_index_path(self.folder, bucket, self.made_by), tables.TEXT_INDEX)
+        return tables.made_table(tables.text_index_path(self.folder, bucket, self.made_by), tables.TEXT_INDEX)
 
     def _hashes(self, bucket: str, row: dict[str, Any], before: dict[str, dict[str, Any]]) -> list[str]:
         """Hashes of a sample's captions. A clip that the tables have no longer keeps those it was written with."""
@@ -155,7 +155,7 @@ class TextWriter:
         for row in rows:
             path = storage.join(self.folder, bucket, row["tar"])
             for slot, one in enumerate(dict.fromkeys(row["captions"])):
-                self._stored[one] = Stored(path, row["offset"], row["bytes"], row["crc"], slot)
+                self._stored[one] = Stored(path, row["offset"], row["bytes"], row["xxh3"], slot)
 
 
 def caption_hash(text: str, image: bool = False) -> str:
@@ -189,4 +189,8 @@ def _load(place: Stored) -> TextStates | None:
         data = bytearray(storage.read_range(place.path, place.offset, place.bytes))
     except OSError:
         return None
-    return unpacked(*unpack(memoryview(data), place.path))[place.slot] if zlib.crc32(data) == place.crc else None
+    return (
+        unpacked(*unpack(memoryview(data), place.path))[place.slot]
+        if xxhash.xxh3_64_intdigest(data) == place.xxh3
+        else None
+    )

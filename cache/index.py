@@ -10,12 +10,14 @@ latents-<fp8>/<bucket>/shard-00000.text-<fp8>.tar    text states, their index in
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cache.fingerprint import CacheError
 from media import storage
 from pipelines import fingerprint
 
@@ -27,12 +29,16 @@ PLAN = pa.schema(
 )
 INDEX = pa.schema(
     {"clip_id": _text, "start_tick": _tick, "shard": pa.int32(), "offset": _size, "bytes": _size}
-    | {"crc": pa.uint32(), "key": _text}
+    | {"xxh3": pa.uint64(), "key": _text}
 )
 # tar: the file's name; captions: one hash per variant, equal texts have equal hashes.
 TEXT_INDEX = pa.schema({**{field.name: field.type for field in INDEX}, "tar": _text, "captions": pa.list_(_text)})
 FAILED = pa.schema({"key": _text, "clip_id": _text, "start_tick": _tick, "shard": pa.int32(), "reason": _text})
 VIEW = pa.schema({"clip_id": _text, "start_tick": _tick, "bucket": _text, "reason": _text})
+
+
+class OldTable(CacheError):
+    """A table of another version of this project."""
 
 
 def shard_name(shard: int) -> str:
@@ -67,21 +73,65 @@ def view_path(folder: str, view: str) -> str:
 
 
 def read_table(path: str, schema: pa.Schema) -> pa.Table:
-    """The table at path; an absent one is empty."""
-    if not storage.exists(path):
+    """The table at path; an absent one is empty. Raises OldTable for one without these columns."""
+    source = _source(path)
+    return schema.empty_table() if source is None else _columns(path, source, schema.names).cast(schema)
+
+
+def read_columns(path: str, names: Sequence[str]) -> pa.Table:
+    """Some columns of a table, each in one piece and nothing of it in Python: a million rows take milliseconds.
+
+    Raises FileNotFoundError, and OldTable for a table without one of them.
+    """
+    source = _source(path)
+    if source is None:
+        raise FileNotFoundError(path)
+    return _columns(path, source, names).combine_chunks()
+
+
+def made_table(path: str, schema: pa.Schema) -> pa.Table:
+    """For whoever writes it: a table of an older form counts as absent, it is made again from the tars."""
+    try:
+        return read_table(path, schema)
+    except OldTable:
         return schema.empty_table()
-    with storage.open_read(path) as file:
-        return pq.read_table(file, columns=schema.names).select(schema.names).cast(schema)
+
+
+def _source(path: str) -> Any:
+    """Something Parquet can be read from; None where there is nothing. From a store it is fetched whole, at once."""
+    if not storage.is_remote(path):
+        return path if os.path.exists(path) else None
+    try:
+        return pa.BufferReader(storage.read_bytes(path))
+    except FileNotFoundError:
+        return None
+
+
+def _columns(path: str, source: Any, names: Sequence[str]) -> pa.Table:
+    """memory_map: Parquet reads without copying the file first; a name that fills a shard is read as a code."""
+    there = pq.read_schema(source).names
+    if missing := [name for name in names if name not in there]:
+        raise OldTable(
+            f"{path}: has no column {', '.join(missing)}, it was written by another version; "
+            "run `python -m cache.encode_latents`: it reads the tars again and encodes nothing that is there"
+        )
+    codes = [name for name in names if name == "tar"]
+    with pq.ParquetFile(source, memory_map=True, read_dictionary=codes) as file:
+        return file.read(columns=list(names)).select(list(names))
 
 
 def write_table(path: str, table: pa.Table) -> None:
-    """Whole or not at all."""
+    """Whole or not at all. Ids and checksums never repeat: a dictionary of them would only cost time to read."""
+    repeated = [name for name in table.column_names if name not in ("clip_id", "key", "xxh3", "offset", "captions")]
     with storage.writing(path) as file:
-        pq.write_table(table, file, compression="zstd")
+        pq.write_table(table, file, compression="zstd", use_dictionary=repeated)  # type: ignore[arg-type] (names are fine)
 
 
 def read_json(path: str) -> dict[str, Any] | None:
-    return json.loads(storage.read_bytes(path)) if storage.exists(path) else None
+    try:
+        return json.loads(storage.read_bytes(path))
+    except FileNotFoundError:
+        return None
 
 
 def write_json(path: str, data: dict[str, Any]) -> None:

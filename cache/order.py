@@ -7,7 +7,7 @@ time, whatever the size of the cache. It is the rule of the trainer's plan, for 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +37,30 @@ class Step(NamedTuple):
     shards: tuple[int, ...]
 
 
-def steps(pools: Sequence[Pool], seed: int, epoch: int, window: int = WINDOW_SHARDS) -> list[Step]:
+class Steps(Sequence[Step]):
+    """The batches of an epoch, each made when it is asked for: step i is batch numbers[i] of pool which[i]."""
+
+    def __init__(self, pools: Sequence[Pool], orders: Sequence[Ints], which: Ints, numbers: Ints):
+        self._pools, self._orders, self._which, self._numbers = pools, orders, which, numbers
+
+    def __len__(self) -> int:
+        return len(self._which)
+
+    @overload
+    def __getitem__(self, at: int) -> Step: ...
+    @overload
+    def __getitem__(self, at: slice) -> Steps: ...
+    def __getitem__(self, at: int | slice) -> Step | Steps:
+        if isinstance(at, slice):
+            return Steps(self._pools, self._orders, self._which[at], self._numbers[at])
+        which, number = int(self._which[at]), int(self._numbers[at])
+        pool = self._pools[which]
+        chosen = self._orders[which][number * pool.batch : (number + 1) * pool.batch]
+        shards = sorted(set(pool.shards[chosen].tolist()))
+        return Step(pool.bucket, tuple(pool.rows[chosen].tolist()), tuple(shards))
+
+
+def steps(pools: Sequence[Pool], seed: int, epoch: int, window: int = WINDOW_SHARDS) -> Steps:
     """The batches of an epoch; a weight w is drawn floor(w) or ceil(w) times, a pool's last batch may be smaller."""
     generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed % 2**64, epoch])))
     first = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed % 2**64]))).random()
@@ -45,7 +68,7 @@ def steps(pools: Sequence[Pool], seed: int, epoch: int, window: int = WINDOW_SHA
     parts = np.split(counts, np.cumsum([len(pool.rows) for pool in pools])[:-1])
     orders = [order(pool.shards, part, generator, window) for pool, part in zip(pools, parts)]
     of_pool = [-(-len(one) // pool.batch) for one, pool in zip(orders, pools)]
-    return [_step(pools[which], orders[which], at) for which, at in spread(of_pool, generator)]
+    return Steps(pools, orders, *spread(of_pool, generator))
 
 
 def draws(weights: NDArray[np.float64], offset: float) -> Ints:
@@ -64,16 +87,11 @@ def order(shards: Ints, counts: Ints, generator: np.random.Generator, window: in
     return positions[np.argsort(windows[which[positions]] + generator.random(len(positions)), kind="stable")]
 
 
-def spread(counts: Sequence[int], generator: np.random.Generator) -> list[tuple[int, int]]:
-    """(pool, its batch): batch j of a pool's n falls at a random time in [j/n, (j+1)/n), so every bucket is spread over
-    the whole epoch."""
+def spread(counts: Sequence[int], generator: np.random.Generator) -> tuple[Ints, Ints]:
+    """Pools (steps,) and which of their batches (steps,): batch j of a pool's n falls at a random time in
+    [j/n, (j+1)/n), so every bucket is spread over the whole epoch."""
     times = np.concatenate([(np.arange(n) + generator.random(n)) / max(n, 1) for n in counts])
     pools = np.repeat(np.arange(len(counts)), counts)
     batches = np.concatenate([np.arange(n) for n in counts])
     chosen = np.argsort(times, kind="stable")
-    return list(zip(pools[chosen].tolist(), batches[chosen].tolist()))
-
-
-def _step(pool: Pool, positions: Ints, at: int) -> Step:
-    chosen = positions[at * pool.batch : (at + 1) * pool.batch]
-    return Step(pool.bucket, tuple(pool.rows[chosen].tolist()), tuple(np.unique(pool.shards[chosen]).tolist()))
+    return pools[chosen], batches[chosen]

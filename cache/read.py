@@ -11,13 +11,10 @@ process reads it for the first time.
 
 from __future__ import annotations
 
-import mmap
 import os
 import tempfile
-import zlib
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from threading import Lock
 from typing import Any, Literal, NamedTuple
 
@@ -25,18 +22,18 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from cache import batches, order
+from cache import batches, gather, order
 from cache import index as tables
 from cache.fingerprint import CacheError, NoCache, cache_folder, differences, latent_settings, text_settings
-from cache.members import copy_plan, header_of, unpack
-from cache.rows import Column, Rows
+from cache.maps import Maps
+from cache.members import unpack
+from cache.rows import Rows
 from cache.shelf import Shelf, Window
 from media import storage
 from model.text import TextStates
 from pipelines import Recipe, fingerprint
 
 SHELF_BYTES = 32_000_000_000
-OPEN_MAPS = 256  # mapped shards kept open; file descriptors are the limit
 Check = Literal["first", "always", "never"]
 
 
@@ -85,9 +82,8 @@ class LatentCache:
         self.settings: dict[str, Any] = {"latents": found["settings"], "text": found["text"][self.text]}
         self._shelf = Shelf(shelf or os.path.join(tempfile.gettempdir(), f"dailies-{os.getuid()}"), shelf_bytes)
         self.remote = storage.is_remote(folder)
-        self._shelf_bytes = shelf_bytes
+        self._maps = Maps(self._shelf, shelf_bytes)
         self._open: dict[str, Rows] = {}
-        self._maps: OrderedDict[str, memoryview] = OrderedDict()
         self._lock = Lock()
 
     @property
@@ -109,7 +105,7 @@ class LatentCache:
 
     @cached_property
     def _ends(self) -> np.ndarray:
-        return np.cumsum([len(self.index(bucket)) for bucket in self.buckets])
+        return np.cumsum([len(self.rows(bucket)) for bucket in self.buckets])
 
     def __len__(self) -> int:
         """Samples of all buckets."""
@@ -163,138 +159,54 @@ class LatentCache:
         return rows.filter(rows["kept"]).select(["clip_id", "weight", "split"])
 
     def index(self, bucket: str) -> pa.Table:
-        """clip_id, start_tick, shard, offset, bytes, crc, key: one row per sample, in the order of the shards."""
-        return self._rows(bucket).table
+        """clip_id, start_tick, shard, offset, bytes, xxh3, key: one row per sample, in the order of the shards."""
+        return self.rows(bucket).table
 
     def read(self, bucket: str, rows: Sequence[int]) -> list[Sample]:
         """Samples of these rows, in this order. Raises CacheError, naming the sample, rather than give wrong data."""
-        chosen = self._rows(bucket)
-        return [self._sample(chosen, int(row)) for row in rows]
+        chosen = self.rows(bucket)
+        clips, ticks = chosen.names(rows)
+        texts = gather.Texts(self._maps, chosen.texts, rows, self.check)
+        latents = gather.members(self._maps, chosen.latents, rows, self.check)
+        return [_sample(chosen, *one) for one in zip(clips, ticks, latents, texts)]
 
     def gather(self, bucket: str, rows: Sequence[int]) -> batches.Batch:
         """Samples of these rows stacked: each tensor is copied once, to its place. Raises CacheError."""
-        chosen = self._rows(bucket)
-        stacked = self._stacked(chosen, rows)
+        chosen = self.rows(bucket)
+        texts = gather.Texts(self._maps, chosen.texts, rows, self.check)
+        stacked = gather.latents(self._maps, chosen, rows, self.check)
         latent, logvar = stacked.pop("latent"), stacked.pop("logvar", None)
-        texts = tuple(_texts(*self._member(chosen.texts, int(row))) for row in rows)
-        clips, ticks = chosen.identities(rows)
-        return batches.Batch(bucket, clips, ticks, latent, texts, stacked, logvar)
+        return batches.Batch(bucket, *chosen.names(rows), latent, texts, stacked, logvar)
 
-    def _stacked(self, chosen: Rows, rows: Sequence[int]) -> dict[str, torch.Tensor]:
-        """Tensors of one name and shape under each other; samples of one header are copied without reading it again."""
-        column, header, found = chosen.latents, b"", {}
-        copies: list[tuple[np.ndarray, int]] = []
-        for at, row in enumerate(rows):
-            data = self._data(column, int(row))
-            if not header or bytes(data[: len(header)]) != header:
-                tensors = self._checked(chosen, int(row), unpack(data, column.name(int(row)))[0])
-                if not found:
-                    found = {name: batches.room_for(tensor, len(rows)) for name, tensor in tensors.items()}
-                if {name: tensor.shape for name, tensor in tensors.items()} != {
-                    n: t.shape[1:] for n, t in found.items()
-                }:
-                    raise CacheError(f"{column.name(int(row))}: holds other tensors than the samples before; {_REPAIR}")
-                header = header_of(data)
-                copies = copy_plan(header, found)
-            for target, offset in copies:
-                target[at] = np.frombuffer(data, np.uint8, target.shape[1], offset)
-        return found
-
-    def will_need(self, bucket: str, rows: Sequence[int]) -> None:
-        """Tell the system which parts of the maps are read soon, so that it reads a cold disk ahead of us."""
-        chosen = self._rows(bucket)
+    def will_need(self, bucket: str, shards: Sequence[int]) -> None:
+        """Tell the system which shards are read soon, so that it reads a cold disk ahead of us."""
+        chosen = self.rows(bucket)
         for column in (chosen.latents, chosen.texts):
-            for row in () if self.remote else rows:
-                path, start, length, _ = column.place(row)
-                first = start - start % mmap.PAGESIZE
-                mapped: mmap.mmap = self._map(path).obj  # type: ignore[assignment]
-                if first + length < len(mapped):
-                    mapped.madvise(mmap.MADV_WILLNEED, first, start - first + length)
+            for shard in () if self.remote else shards:
+                self._maps.tar(column, shard).will_need()
 
     def fetch(self, bucket: str, shards: Sequence[int]) -> Window:
-        """Start fetching whole shards (latents and texts) and keep them on the shelf while the window is open."""
-        chosen = self._rows(bucket)
-        return Window(self._shelf, [path for shard in shards for path in chosen.files(int(shard))])
+        """Start fetching shards (latents and texts) and keep them on the shelf while the window is open."""
+        chosen = self.rows(bucket)
+        columns = (chosen.latents, chosen.texts) if self.remote else ()
+        return Window(self._shelf, [self._maps.wanted(column, int(s)) for s in shards for column in columns])
 
-    def _rows(self, bucket: str) -> Rows:
-        if bucket not in self._open:
-            self._open[bucket] = Rows(self.folder, bucket, self.text, self.channels)
-        return self._open[bucket]
-
-    def _sample(self, chosen: Rows, row: int) -> Sample:
-        tensors = self._checked(chosen, row, self._member(chosen.latents, row)[0])
-        texts, notes = self._member(chosen.texts, row)
-        latent, logvar = tensors.pop("latent"), tensors.pop("logvar", None)
-        return Sample(*chosen.identity(row), latent, _texts(texts, notes), tensors, logvar)
-
-    def _checked(self, chosen: Rows, row: int, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        latent = tensors.get("latent")
-        if latent is None or tuple(latent.shape) != chosen.shape:
-            got = None if latent is None else tuple(latent.shape)
-            raise CacheError(f"{chosen.latents.name(row)}: latent must be {chosen.shape}, got {got}; {_REPAIR}")
-        return tensors
-
-    def _member(self, column: Column, row: int) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-        return unpack(self._data(column, row), column.name(row))
-
-    def _data(self, column: Column, row: int) -> memoryview:
-        """A sample's bytes in the map, its checksum checked when it is read for the first time."""
-        path, start, length, crc = column.place(row)
-        mapped = self._map(path)
-        if start + length > len(mapped):
-            raise CacheError(f"{column.name(row)}: {path} ends before it ({len(mapped)} bytes); {_REPAIR}")
-        data = mapped[start : start + length]
-        if self.check == "always" or (self.check == "first" and not column.checked[row]):
-            if zlib.crc32(data) != crc:
-                raise CacheError(f"{column.name(row)}: its bytes in {path} are not those that were written; {_REPAIR}")
-            column.checked[row] = True
-        return data
-
-    def _map(self, path: str) -> memoryview:
+    def rows(self, bucket: str) -> Rows:
+        """Where the samples of a bucket lie, in arrays."""
         with self._lock:
-            if path in self._maps:
-                self._maps.move_to_end(path)
-                return self._maps[path]
-        mapped = _mapped(self._shelf, path)
-        with self._lock:
-            mapped = self._maps.setdefault(path, mapped)
-            while len(self._maps) > 1 and self._too_much_mapped():
-                self._maps.popitem(last=False)  # unmapped when the last tensor of it is gone
-        return mapped
-
-    def _too_much_mapped(self) -> bool:
-        """A fetched shard takes room on the disk as long as it is mapped, though the shelf may have let it go."""
-        held = sum(map(len, self._maps.values())) if self.remote else 0
-        return len(self._maps) > OPEN_MAPS or held > self._shelf_bytes
+            if bucket not in self._open:
+                self._open[bucket] = Rows(self.folder, bucket, self.text, self.channels)
+            return self._open[bucket]
 
 
-_REPAIR = "run `python -m cache.verify`, it says what to do"
-
-
-def _mapped(shelf: Shelf, path: str) -> memoryview:
-    """The whole file, mapped copy-on-write: torch wants a writable buffer, the file is never written."""
-    try:
-        local = shelf.local(path)
-        if os.path.getsize(local):
-            with open(local, "rb") as file:
-                return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
-    except FileNotFoundError:
-        pass
-    raise CacheError(f"{path}: a shard of the index is missing or empty; {_REPAIR}")
-
-
-def _texts(tensors: dict[str, torch.Tensor], notes: dict[str, str]) -> tuple[TextStates, ...]:
-    """Equal captions are stored once: the note `variants` says which slot each variant has."""
-    states, pooled = tensors["states"], tensors["pooled"]
-    cuts = _cuts(notes["lengths"], notes["variants"])
-    return tuple(TextStates(states[start:stop], pooled[slot]) for start, stop, slot in cuts)
-
-
-@lru_cache(maxsize=4096)
-def _cuts(lengths: str, variants: str) -> tuple[tuple[int, int, int], ...]:
-    """For each variant the first and the last row of its states, and its slot."""
-    ends = np.cumsum([0, *map(int, lengths.split(","))]).tolist()
-    return tuple((ends[slot], ends[slot + 1], slot) for slot in map(int, variants.split(",")))
+def _sample(chosen: Rows, clip: str, tick: int, member: gather.Member, texts: tuple[TextStates, ...]) -> Sample:
+    where = chosen.latents.name(member.row)
+    tensors = gather.checked(chosen, member.row, unpack(member.data, where)[0])
+    if member.fresh:
+        gather.must_be_finite(tensors, where)
+        member.mapped.looked[member.row - member.mapped.first] = 1
+    latent, logvar = tensors.pop("latent"), tensors.pop("logvar", None)
+    return Sample(clip, tick, latent, texts, tensors, logvar)
 
 
 def _only(texts: dict[str, Any], folder: str) -> str:

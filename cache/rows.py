@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -11,33 +12,56 @@ import pyarrow as pa
 from cache import index as tables
 from cache.buckets import Bucket
 from cache.fingerprint import CacheError
+from cache.lookup import Identities, identities
 from media import storage
 
-PLACES = pa.schema(
-    [field for field in tables.TEXT_INDEX if field.name in ("key", "shard", "offset", "bytes", "crc", "tar")]
-)
+
+class Tar(NamedTuple):
+    """A shard's tar: rows [first, stop) of the index lie in it, the last one of them ends at `bytes`."""
+
+    path: str
+    first: int
+    stop: int
+    bytes: int
 
 
 class Column:
-    """Of the latents, or of the texts."""
+    """Of the latents, or of the texts. Raises CacheError for an index that no encoder wrote."""
 
-    def __init__(self, folder: str, bucket: str, table: pa.Table, text: bool):
-        self.folder, self.bucket, self.text = folder, bucket, text
-        self.keys = table["key"]
-        self.shards = table["shard"].to_numpy()
-        self.offsets, self.sizes = table["offset"].to_numpy(), table["bytes"].to_numpy()
-        self.crcs = table["crc"].to_numpy()
-        self.checked = np.zeros(len(table), dtype=bool)
-        firsts = np.unique(self.shards, return_index=True)
-        self.tars = {int(shard): self._tar(table, int(shard), int(row)) for shard, row in zip(*firsts, strict=True)}
+    def __init__(self, folder: str, bucket: str, path: str, text: bool):
+        self.bucket, self.text, self._names = bucket, text, tables.index_path(folder, bucket)
+        table = _read(path, ["shard", "offset", "bytes", "xxh3", *(["tar"] if text else [])])
+        self.shards, self.offsets, self.sizes, self.sums = (
+            table[name].to_numpy() for name in ("shard", "offset", "bytes", "xxh3")
+        )
+        if len(table) and (np.any(np.diff(self.shards) < 0) or min(self.offsets.min(), self.sizes.min()) < 0):
+            raise CacheError(f"{path}: not an index of this cache; {REPAIR}")
+        firsts = np.flatnonzero(np.diff(self.shards, prepend=-1)) if len(table) else np.zeros(0, np.int64)
+        ends = np.maximum.reduceat(self.offsets + self.sizes, firsts) if len(firsts) else firsts
+        stops = [*firsts[1:].tolist(), len(table)]
+        self.tars: dict[int, Tar] = {}
+        for first, stop, end in zip(firsts.tolist(), stops, ends.tolist()):
+            shard = int(self.shards[first])
+            name = table["tar"][first].as_py() if text else tables.shard_name(shard)
+            self.tars[shard] = Tar(storage.join(folder, bucket, name), first, stop, end)
 
-    def _tar(self, table: pa.Table, shard: int, row: int) -> str:
-        name = table["tar"][row].as_py() if self.text else tables.shard_name(shard)
-        return storage.join(self.folder, self.bucket, name)
+    @cached_property
+    def keys(self) -> pa.ChunkedArray:
+        """Of the latents: text states lie in the same order under the same names, or are not these."""
+        return _read(self._names, ["key"])["key"]
 
     def place(self, row: int) -> tuple[str, int, int, int]:
         """(path of the tar, offset, bytes, checksum)."""
-        return (self.tars[int(self.shards[row])], int(self.offsets[row]), int(self.sizes[row]), int(self.crcs[row]))
+        return (
+            self.tars[int(self.shards[row])].path,
+            int(self.offsets[row]),
+            int(self.sizes[row]),
+            int(self.sums[row]),
+        )
+
+    def version(self, tar: Tar) -> str:
+        """What tells this tar from one of the same name that was rewritten: its checksums, all in one."""
+        return f"{int(np.bitwise_xor.reduce(self.sums[tar.first : tar.stop])):016x}"
 
     def name(self, row: int) -> Name:
         return Name(self, row)
@@ -61,27 +85,50 @@ class Rows:
     """A bucket's samples. Raises CacheError when the index of texts is not that of the latents."""
 
     def __init__(self, folder: str, bucket: str, text: str, channels: int):
-        self.table = tables.read_table(tables.index_path(folder, bucket), tables.INDEX)
-        texts = tables.read_table(tables.text_index_path(folder, bucket, text), PLACES)
-        if not self.table["key"].equals(texts["key"]) or not self.table["shard"].equals(texts["shard"]):
+        self._path = tables.index_path(folder, bucket)
+        self.shape = Bucket.parse(bucket).latent_shape(channels)
+        self.latents = Column(folder, bucket, self._path, text=False)
+        self.texts = Column(folder, bucket, tables.text_index_path(folder, bucket, text), text=True)
+        if not np.array_equal(self.latents.shards, self.texts.shards):
             raise CacheError(
-                f"{bucket}: {len(self.table)} latents but text states of {len(texts)}, or of others; "
+                f"{bucket}: {len(self)} latents but text states of {len(self.texts.shards)}, or of others; "
                 "run `python -m cache.encode_latents`"
             )
-        self._clips, self._ticks = (self.table[name].combine_chunks() for name in ("clip_id", "start_tick"))
-        self.shape = Bucket.parse(bucket).latent_shape(channels)
-        self.latents = Column(folder, bucket, self.table, text=False)
-        self.texts = Column(folder, bucket, texts, text=True)
 
-    def identity(self, row: int) -> tuple[str, int]:
-        return self.table["clip_id"][row].as_py(), self.table["start_tick"][row].as_py()
+    def __len__(self) -> int:
+        return len(self.latents.shards)
 
-    def identities(self, rows: Sequence[int]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    @cached_property
+    def table(self) -> pa.Table:
+        return tables.read_table(self._path, tables.INDEX)
+
+    @cached_property
+    def _who(self) -> pa.Table:
+        return _read(self._path, ["clip_id", "start_tick"])
+
+    @cached_property
+    def identities(self) -> Identities:
+        """Of every row, as numbers."""
+        return identities(self._who)
+
+    def names(self, rows: Sequence[int] | np.ndarray) -> tuple[tuple[str, ...], tuple[int, ...]]:
         """Clip ids and start ticks."""
-        at = pa.array(rows, pa.int64())
-        return tuple(self._clips.take(at).to_pylist()), tuple(self._ticks.take(at).to_pylist())
+        chosen = self._who.take(pa.array(rows, pa.int64()))
+        return tuple(chosen["clip_id"].to_pylist()), tuple(chosen["start_tick"].to_pylist())
 
-    def files(self, shard: int) -> list[str]:
-        if shard not in self.latents.tars:
-            raise CacheError(f"{self.latents.bucket}: no shard {shard}, there are {len(self.latents.tars)}")
-        return [self.latents.tars[shard], self.texts.tars[shard]]
+    def tar(self, column: Column, shard: int) -> Tar:
+        if shard not in column.tars:
+            raise CacheError(f"{column.bucket}: no shard {shard}, there are {len(column.tars)}")
+        return column.tars[shard]
+
+
+REPAIR = "run `python -m cache.verify`, it says what to do"
+
+
+def _read(path: str, names: list[str]) -> pa.Table:
+    """An index that is not there is that of no samples."""
+    try:
+        return tables.read_columns(path, names)
+    except FileNotFoundError:
+        schema = pa.schema([tables.TEXT_INDEX.field(name) for name in names])
+        return schema.empty_table()

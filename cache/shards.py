@@ -9,10 +9,11 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, NamedTuple
+
+import xxhash
 
 from cache.fingerprint import CacheError
 from media import storage
@@ -22,12 +23,13 @@ BLOCK_BYTES = 512
 
 
 class Place(NamedTuple):
-    """Where a sample's tensors lie in its tar: offset and bytes of the safetensors member, and its CRC-32."""
+    """Where a sample's tensors lie in its tar: offset and bytes of the safetensors member, and its 64-bit XXH3: as sure as a
+    CRC for bytes that rot, and a tenth of its cost."""
 
     key: str
     offset: int
     bytes: int
-    crc: int
+    xxh3: int
 
 
 class ShardWriter:
@@ -40,7 +42,7 @@ class ShardWriter:
         self.failed: dict[str, str] = {}
 
     def add(self, key: str, tensors: bytes, facts: dict[str, Any] | None = None) -> None:
-        self.places.append(Place(key, self._tar.offset + BLOCK_BYTES, len(tensors), zlib.crc32(tensors)))
+        self.places.append(Place(key, self._tar.offset + BLOCK_BYTES, len(tensors), xxhash.xxh3_64_intdigest(tensors)))
         self._member(f"{key}.safetensors", tensors)
         if facts is not None:
             self._member(f"{key}.json", json.dumps(facts, sort_keys=True).encode())
@@ -85,7 +87,7 @@ def scan(path: str) -> Found:
                     failed = json.loads(data)
                 elif member.name.endswith(".safetensors"):
                     key = member.name.removesuffix(".safetensors")
-                    places.append(Place(key, member.offset_data, member.size, zlib.crc32(data)))
+                    places.append(Place(key, member.offset_data, member.size, xxhash.xxh3_64_intdigest(data)))
     except (tarfile.TarError, EOFError, ValueError) as error:
         raise CacheError(f"{path}: not a whole tar ({error})") from None
     return Found(places, failed)

@@ -1,38 +1,51 @@
-"""Shards of an object store on a local shelf of bounded size: fetched whole, ahead of their use, oldest out first.
+"""Shards of an object store on a local shelf of bounded size: fetched ahead of their use, oldest out first.
 
-On a local file system the shelf is empty and hands out the shards where they lie.
+A shard is fetched in parts by several connections at once, and what lies in a part can be read as soon as the part is
+here. On a local file system the shelf is empty and hands out the shards where they lie.
 """
 
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from threading import Lock, get_ident
+from threading import RLock
 from types import TracebackType
+from typing import NamedTuple
+from urllib.parse import urlsplit
 
-import fsspec
-
+from cache import ranges
 from media import storage
 
-STREAMS = 4  # shards fetched at the same time
-RETRY_S = (0.1, 0.5)  # pauses before a fetch that failed is tried again
+STREAMS = 16  # requests at the same time
+PART_BYTES = 2_000_000  # at 50 ms a request, 16 streams of these are 640 MB/s
+RETRY_S = (0.1, 0.5)  # pauses before a request that failed is tried again
+
+
+class Wanted(NamedTuple):
+    """A file's path, how many of its bytes are needed (all of them: None), and what tells it from one of the same name
+    that was rewritten."""
+
+    path: str
+    bytes: int | None = None
+    version: str = ""
 
 
 class Window:
     """Shards that are being fetched and stay on the shelf until the window is left. Use as a context."""
 
-    def __init__(self, shelf: Shelf, paths: Sequence[str]):
-        self._shelf, self._paths = shelf, tuple(paths)
-        self._fetches = shelf.hold(self._paths)
+    def __init__(self, shelf: Shelf, files: Sequence[Wanted]):
+        self._shelf, self._files = shelf, tuple(one for one in files if storage.is_remote(one.path))
+        self._fetches = shelf.hold(self._files)
 
     def wait(self) -> None:
         """Until every shard is here. Raises what the store raised."""
         for fetch in self._fetches:
-            fetch.result()
+            fetch.wait()
 
     def __enter__(self) -> Window:
         self.wait()
@@ -42,8 +55,116 @@ class Window:
         self.close()
 
     def close(self) -> None:
-        self._shelf.release(self._paths)
-        self._paths = ()
+        self._shelf.release(self._files)
+        self._files = ()
+
+
+class Removed(OSError):
+    """A file was taken off the shelf before the part that is asked for came."""
+
+
+class Fetch:
+    """One file on its way to the shelf, or there. Parts are numbered; a file that only its store's client can read is
+    one part."""
+
+    def __init__(self, shelf: Shelf, wanted: Wanted, local: str):
+        self.wanted, self.local = wanted, local
+        self._shelf, self._lock = shelf, RLock()
+        self._parts: dict[int, Future[None]] = {}
+        self._partial = f"{local}.{os.getpid()}.part"
+        self._file: int | None = None  # descriptor of the partial file; None when whole or of one part
+        self.removed = False
+        self.here = os.path.exists(local) and wanted.bytes in (None, os.path.getsize(local))
+        url = None if self.here or wanted.bytes is None else shelf.parts_of(wanted.path)
+        self._url, self._count = url, -(-wanted.bytes // PART_BYTES) if url and wanted.bytes else 1
+        if url:
+            self._file = os.open(self._partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+            os.ftruncate(self._file, wanted.bytes or 0)
+
+    @property
+    def bytes(self) -> int:
+        """What it takes of the disk, or will."""
+        if self.here:
+            return os.path.getsize(self.local) if os.path.exists(self.local) else 0
+        return len(self._parts) * PART_BYTES if self._url else self.wanted.bytes or 0
+
+    @property
+    def idle(self) -> bool:
+        return all(part.done() for part in self._parts.values())
+
+    def want(self, start: int = 0, stop: int | None = None) -> list[Future[None]]:
+        """Ask for the parts of bytes [start, stop) that nobody asked for yet; all parts of the range."""
+        if self.here:
+            return []
+        last = self._count - 1 if stop is None or not self._url else min((stop - 1) // PART_BYTES, self._count - 1)
+        numbers = range(start // PART_BYTES if self._url else 0, last + 1)
+        with self._lock:
+            for number in numbers:
+                if number not in self._parts or _failed(self._parts[number]):
+                    self._parts[number] = self._shelf.submit(self, number)
+            return [self._parts[number] for number in numbers]
+
+    def wait(self, start: int = 0, stop: int | None = None) -> None:
+        """Until bytes [start, stop) are here. Raises what the store raised, ranges.Short for a file that ends before."""
+        for part in self.want(start, stop):
+            part.result()
+        self.finish()
+
+    def mapped(self) -> mmap.mmap | None:
+        """The file, copy-on-write: torch wants a writable buffer, the file is never written. None for an empty file.
+
+        What is not here yet shows as zeros until wait() says otherwise.
+        """
+        if self._url is None:
+            self.wait()
+        with self._lock:
+            if self._file is not None:
+                return mmap.mmap(self._file, 0, access=mmap.ACCESS_COPY)
+        return map_file(self.local)
+
+    def get(self, number: int) -> None:
+        """Fetch a part; called by the shelf's threads."""
+        for wait_s in (*RETRY_S, None):
+            try:
+                return self._get(number)
+            except OSError as error:  # to fsspec's web client a server that is busy looks like one without the file
+                sure = isinstance(error, Removed | ranges.Short) or (self._url and isinstance(error, FileNotFoundError))
+                if sure or wait_s is None:
+                    raise
+                time.sleep(wait_s)
+
+    def _get(self, number: int) -> None:
+        if self._url is None:
+            ranges.fetch_whole(self.wanted.path, self._partial)
+            os.replace(self._partial, self.local)
+            self.here = True
+            return
+        file, start = self._file, number * PART_BYTES
+        if file is None:
+            raise Removed(self.local)
+        stop = min(start + PART_BYTES, self.wanted.bytes or 0)
+        ranges.read_part(self._url, start, stop, lambda at, data: os.pwrite(file, data, at))
+
+    def finish(self) -> None:
+        """Give the file its name when every part is here: a later run finds it."""
+        with self._lock:
+            if self._file is None or len(self._parts) < self._count:
+                return
+            if all(part.done() and not _failed(part) for part in self._parts.values()):
+                os.replace(self._partial, self.local)
+                self.here = True
+                os.close(self._file)
+                self._file = None
+
+    def remove(self) -> None:
+        """Off the shelf; who has mapped it may go on reading."""
+        with self._lock:
+            self.removed = True
+            if self._file is not None:
+                os.close(self._file)
+                self._file = None
+            storage.remove(self._partial)
+            storage.remove(self.local)
 
 
 class Shelf:
@@ -52,82 +173,94 @@ class Shelf:
     def __init__(self, folder: str, limit_bytes: int):
         self._folder, self._limit = folder, limit_bytes
         self._held: Counter[str] = Counter()
-        self._fetches: OrderedDict[str, Future[str]] = OrderedDict()
-        self._lock = Lock()
-        self._pool: ThreadPoolExecutor | None = None  # threads start with the first fetch
+        self._fetches: OrderedDict[str, Fetch] = OrderedDict()
+        self._gives_parts: dict[str, bool] = {}
+        self._lock = RLock()
+        self._pool = ThreadPoolExecutor(STREAMS, thread_name_prefix="shelf")  # threads start with the first fetch
 
-    def local(self, path: str) -> str:
-        """A local path with the whole file's bytes; waits for the fetch."""
-        return self._fetch(path).result() if storage.is_remote(path) else path
-
-    def hold(self, paths: Sequence[str]) -> list[Future[str]]:
+    def hold(self, files: Sequence[Wanted]) -> list[Fetch]:
         """Start fetching and keep until released."""
-        remote = [path for path in paths if storage.is_remote(path)]
         with self._lock:
-            self._held.update(remote)
-        return [self._fetch(path) for path in remote]
+            self._held.update(one.path for one in files)
+            found = [self.file(one) for one in files]
+        for fetch in found:
+            fetch.want()
+        return found
 
-    def release(self, paths: Sequence[str]) -> None:
+    def release(self, files: Sequence[Wanted]) -> None:
         with self._lock:
-            self._held.subtract(path for path in paths if storage.is_remote(path))
+            self._held.subtract(one.path for one in files)
             self._held = +self._held
             self._make_room()
 
-    def _fetch(self, path: str) -> Future[str]:
+    def file(self, wanted: Wanted) -> Fetch:
+        """The file, as much of it as is here; nothing is asked for yet."""
+        with self._lock:
+            found = self._fetches.get(wanted.path)
+            if found is None or (found.here and not os.path.exists(found.local)):  # another process has made room
+                if not self._fetches:
+                    self._tidy()
+                self._make_room()
+                found = self._fetches[wanted.path] = Fetch(self, wanted, self._place(wanted))
+            self._fetches.move_to_end(wanted.path)
+            return found
+
+    def forget(self, path: str) -> None:
+        """A file that turned out not to hold what it should: the next reader fetches it again."""
         with self._lock:
             if path in self._fetches:
-                self._fetches.move_to_end(path)
-                if _usable(self._fetches[path]):
-                    return self._fetches[path]
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(STREAMS, thread_name_prefix="shelf")
-            self._make_room()
-            self._fetches[path] = self._pool.submit(self._get, path)
-            return self._fetches[path]
+                self._fetches.pop(path).remove()
 
-    def _get(self, path: str) -> str:
-        """Fetch under a name that is unique to the whole path, so that shards of two caches don't meet."""
-        local = os.path.join(self._folder, hashlib.sha256(path.encode()).hexdigest()[:16] + "-" + storage.name(path))
-        for wait_s in (*RETRY_S, None):
-            if os.path.exists(local):
-                break
-            try:
-                _fetched(path, local)
-            except OSError:  # a web server that is busy looks like one that has no such file
-                if wait_s is None:
-                    raise
-                time.sleep(wait_s)
-        return local
+    def parts_of(self, path: str) -> str | None:
+        """URL at which parts of a file can be asked for; None where they can't. A server is asked once."""
+        if (url := ranges.address(path)) is None:
+            return None
+        server = urlsplit(url).netloc
+        if server not in self._gives_parts:
+            answer = ranges.gives_parts(url)
+            if answer is None:
+                return url
+            self._gives_parts[server] = answer
+        return url if self._gives_parts[server] else None
+
+    def submit(self, fetch: Fetch, number: int) -> Future[None]:
+        """Under no lock of the shelf's: fetches hold their own."""
+        future = self._pool.submit(fetch.get, number)
+        future.add_done_callback(lambda _: fetch.finish())
+        return future
+
+    def _place(self, wanted: Wanted) -> str:
+        """A name that is unique to the whole path and version, so that shards of two caches don't meet."""
+        digest = hashlib.sha256(f"{wanted.path} {wanted.version}".encode()).hexdigest()[:16]
+        return os.path.join(self._folder, f"{digest}-{storage.name(wanted.path)}")
+
+    def _tidy(self) -> None:
+        """What earlier runs left: parts of those that are gone, and the oldest files beyond the limit."""
+        os.makedirs(self._folder, exist_ok=True)
+        there = sorted((one for one in os.scandir(self._folder) if one.is_file()), key=lambda one: one.stat().st_mtime)
+        total = sum(one.stat().st_size for one in there)
+        for one in there:
+            owner = one.name.split(".")[-2] if one.name.endswith(".part") else ""
+            if (total > self._limit and not owner) or (owner.isdigit() and not os.path.exists(f"/proc/{owner}")):
+                total -= one.stat().st_size
+                storage.remove(one.path)
 
     def _make_room(self) -> None:
         """Remove the longest unused files beyond the limit; a mapped file stays readable until it is unmapped."""
-        done = [path for path, fetch in self._fetches.items() if fetch.done() and not fetch.exception()]
-        sizes = {path: _size(self._fetches[path].result()) for path in done}
-        total = sum(sizes.values())
-        for path in done:
+        total = sum(fetch.bytes for fetch in self._fetches.values())
+        for path, fetch in list(self._fetches.items()):
             if total <= self._limit:
                 return
-            if not self._held[path]:
-                storage.remove(self._fetches.pop(path).result())
-                total -= sizes[path]
+            if not self._held[path] and fetch.idle:
+                total -= fetch.bytes
+                self._fetches.pop(path).remove()
 
 
-def _fetched(path: str, local: str) -> None:
-    """One request for the whole file, whether or not the server can give parts; it appears at `local` whole."""
-    fs, inner = fsspec.core.url_to_fs(path)
-    beside = f"{local}.{os.getpid()}-{get_ident()}.part"
-    os.makedirs(os.path.dirname(local), exist_ok=True)
-    try:
-        fs.get_file(inner, beside)
-        os.replace(beside, local)
-    finally:
-        storage.remove(beside)
+def map_file(local: str) -> mmap.mmap | None:
+    """A local file, copy-on-write; None for an empty one. Raises FileNotFoundError."""
+    with open(local, "rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) if os.path.getsize(local) else None
 
 
-def _usable(fetch: Future[str]) -> bool:
-    """Under way, or here: another process with the same shelf may have made room."""
-    return not fetch.done() or (fetch.exception() is None and os.path.exists(fetch.result()))
-
-
-def _size(path: str) -> int:
-    return os.path.getsize(path) if os.path.exists(path) else 0
+def _failed(part: Future[None]) -> bool:
+    return part.done() and part.exception() is not None

@@ -28,7 +28,7 @@ class BucketState:
     def __init__(self, folder: str, bucket: str, say: Callable[[str], None] | None):
         self.folder, self.bucket, self._owner = folder, bucket, say is not None
         self.plan = tables.read_table(tables.plan_path(folder, bucket), tables.PLAN)
-        self._rows = tables.read_table(tables.index_path(folder, bucket), tables.INDEX).to_pylist()
+        self._rows = tables.made_table(tables.index_path(folder, bucket), tables.INDEX).to_pylist()
         self._failed = tables.read_table(tables.failed_path(folder, bucket), tables.FAILED).to_pylist()
         self.made = _tars(storage.join(folder, bucket))
         if say is not None:
@@ -76,7 +76,7 @@ class BucketState:
             (tables.failed_path(self.folder, self.bucket), failed, tables.FAILED),
             (tables.index_path(self.folder, self.bucket), self.index(), tables.INDEX),
         ):
-            if not tables.read_table(path, schema).equals(table) or not storage.exists(path):
+            if not tables.made_table(path, schema).equals(table) or not storage.exists(path):
                 tables.write_table(path, table)
 
     def forget_failures(self) -> int:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import sys
-import zlib
 from collections.abc import Iterator
 from typing import Annotated, Any, NamedTuple
 
 import pyarrow as pa
 import torch
 import typer
+import xxhash
 
 import commands
 from cache import index as tables
@@ -107,7 +107,7 @@ def _tensors(cache: LatentCache, bucket: str, row: dict[str, Any], tar: str) -> 
     data = bytearray(storage.read_range(path, row["offset"], row["bytes"]))
     if len(data) != row["bytes"]:
         return Fault(bucket, row["key"], f"{tar} ends before it: {REMAKE}", tar)
-    if zlib.crc32(data) != row["crc"]:
+    if xxhash.xxh3_64_intdigest(data) != row["xxh3"]:
         return Fault(bucket, row["key"], f"its bytes in {tar} are not those that were written: {REMAKE}", tar)
     try:
         return unpack(memoryview(data), row["key"])[0]

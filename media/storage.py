@@ -48,7 +48,7 @@ def exists(path: str) -> bool:
     """Raises what a store that cannot be asked raises: not to know is not the same as not to be there."""
     if not is_remote(path):
         return os.path.exists(path)
-    fs, inner = _remote(path)
+    fs, inner = opened(path)
     try:
         fs.info(inner)
     except FileNotFoundError:
@@ -59,7 +59,7 @@ def exists(path: str) -> bool:
 def stat(path: str) -> Entry:
     """Raises FileNotFoundError."""
     if is_remote(path):
-        fs, inner = _remote(path)
+        fs, inner = opened(path)
         return _entry(path, fs.info(inner))
     found = os.stat(path)
     return Entry(path, found.st_size, str(found.st_mtime_ns))
@@ -71,7 +71,7 @@ def find(path: str, suffix: str = "") -> list[Entry]:
     An absent folder has no files.
     """
     if is_remote(path):
-        fs, inner = _remote(path)
+        fs, inner = opened(path)
         found = fs.find(inner, detail=True)
         scheme = path.split("://")[0]
         entries = [_entry(f"{scheme}://{key}", info) for key, info in found.items() if info.get("type") == "file"]
@@ -87,7 +87,7 @@ def expand(pattern: str) -> list[str]:
     if is_remote(pattern):
         if not _glob.has_magic(pattern):
             return [pattern]
-        fs, inner = _remote(pattern)
+        fs, inner = opened(pattern)
         return sorted(f"{pattern.split('://')[0]}://{key}" for key in fs.glob(inner))
     return [pattern] if os.path.exists(pattern) or not _glob.has_magic(pattern) else sorted(_glob.glob(pattern))
 
@@ -95,12 +95,16 @@ def expand(pattern: str) -> list[str]:
 def open_read(path: str) -> BinaryIO:
     """Seekable and buffered; the caller closes it."""
     if is_remote(path):
-        fs, inner = _remote(path)
+        fs, inner = opened(path)
         return cast(BinaryIO, fs.open(inner, "rb"))
     return open(path, "rb")
 
 
 def read_bytes(path: str) -> bytes:
+    """The whole file, in as few requests as the store's client can. Raises FileNotFoundError."""
+    if is_remote(path):
+        fs, inner = opened(path)
+        return fs.cat_file(inner)
     with open_read(path) as file:
         return file.read()
 
@@ -137,7 +141,7 @@ def writing(path: str) -> Iterator[BinaryIO]:
 def put(local: str, path: str) -> None:
     """Move a finished local file into place: a rename, or one PUT. Across file systems it is copied beside first."""
     if is_remote(path):
-        fs, inner = _remote(path)
+        fs, inner = opened(path)
         with _naming(path):
             fs.put_file(local, inner)
         os.remove(local)
@@ -162,7 +166,7 @@ def get(path: str, local: str) -> None:
 def remove(path: str) -> None:
     """A file or a whole folder; an absent one is fine."""
     if is_remote(path):
-        fs, inner = _remote(path)
+        fs, inner = opened(path)
         if exists(path):
             fs.rm(inner, recursive=True)
     elif os.path.isdir(path):
@@ -174,7 +178,7 @@ def remove(path: str) -> None:
 def folders(path: str) -> list[str]:
     """Names of the folders directly below one, sorted."""
     if is_remote(path):
-        fs, inner = _remote(path)
+        fs, inner = opened(path)
         listed = fs.ls(inner, detail=True) if exists(path) else []
         return sorted(name(item["name"]) for item in listed if item["type"] == "directory")
     if not os.path.isdir(path):
@@ -186,8 +190,8 @@ def folders(path: str) -> list[str]:
 S3_PATIENCE = {"connect_timeout": 5, "read_timeout": 20, "retries": {"total_max_attempts": 3, "mode": "standard"}}
 
 
-def _remote(path: str) -> tuple[Any, str]:
-    """The store's file system, without its memory of listings: other processes write there too."""
+def opened(path: str) -> tuple[Any, str]:
+    """The store's file system (fsspec's) and the path inside it, without its memory of listings: other processes write there too."""
     patience = {"config_kwargs": S3_PATIENCE} if path.startswith(("s3://", "s3a://")) else {}
     return fsspec.core.url_to_fs(path, use_listings_cache=False, **patience)
 

@@ -161,6 +161,6 @@ def test_a_tar_cut_short_is_set_aside_and_made_again(tmp_path: Path, files: list
 
 def test_plans_have_a_schema_that_stays(tmp_path: Path) -> None:
     """Columns are read by other programs: a new one is added at the end."""
-    assert tables.INDEX.names[:6] == ["clip_id", "start_tick", "shard", "offset", "bytes", "crc"]
+    assert tables.INDEX.names[:6] == ["clip_id", "start_tick", "shard", "offset", "bytes", "xxh3"]
     assert tables.VIEW.names == ["clip_id", "start_tick", "bucket", "reason"]
-    assert pa.types.is_uint32(tables.INDEX.field("crc").type)
+    assert pa.types.is_uint64(tables.INDEX.field("xxh3").type)

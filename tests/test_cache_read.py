@@ -16,7 +16,7 @@ import torch
 from cache import index as tables
 from cache.fingerprint import CacheError
 from cache.read import LatentCache, open_cache
-from cache.shelf import Shelf, Window
+from cache.shelf import Shelf, Wanted, Window
 from cache.update import Options, update
 from media import storage
 from pipelines import Recipe
@@ -66,7 +66,7 @@ def test_samples_outlive_the_cache(made: tuple[Recipe, str]) -> None:
     bucket = biggest(made[1])
     latent = cache.read(bucket, [0])[0].latent
     expected = latent.clone()
-    cache._maps.clear()
+    cache._maps._open.clear()
     del cache
     assert torch.equal(latent, expected)
 
@@ -80,7 +80,7 @@ def test_ledgers_are_of_kept_clips(made: tuple[Recipe, str]) -> None:
 def test_a_flipped_byte_is_an_error_with_the_samples_name(copy: Path, what: str) -> None:
     bucket = biggest(copy)
     cache = LatentCache(str(copy))
-    rows = cache._rows(bucket)
+    rows = cache.rows(bucket)
     path, start, length, _ = (rows.latents if what == "latent" else rows.texts).place(2)
     data = bytearray(Path(path).read_bytes())
     data[start + length - 1] ^= 1
@@ -145,11 +145,12 @@ def test_a_window_keeps_what_it_holds(tmp_path: Path) -> None:
     for i in range(4):
         storage.write_bytes(f"memory://shelf-test/{i}.tar", bytes(1000))
     shelf = Shelf(str(tmp_path), limit_bytes=0)
-    window = Window(shelf, ["memory://shelf-test/0.tar"])
+    first = Wanted("memory://shelf-test/0.tar")
+    window = Window(shelf, [first])
     window.wait()
     for i in (1, 2, 3):
-        with Window(shelf, [f"memory://shelf-test/{i}.tar"]):
-            assert os.path.exists(shelf.local("memory://shelf-test/0.tar"))
+        with Window(shelf, [Wanted(f"memory://shelf-test/{i}.tar")]):
+            assert shelf.file(first).here and os.path.exists(shelf.file(first).local)
     window.close()
     assert not list(tmp_path.iterdir())
 
@@ -157,9 +158,11 @@ def test_a_window_keeps_what_it_holds(tmp_path: Path) -> None:
 def test_a_shard_that_cannot_be_fetched_raises_and_is_tried_again(tmp_path: Path) -> None:
     shelf = Shelf(str(tmp_path), limit_bytes=1000)
     with pytest.raises(FileNotFoundError):
-        shelf.local("memory://shelf-test/absent.tar")
+        shelf.file(Wanted("memory://shelf-test/absent.tar")).wait()
     storage.write_bytes("memory://shelf-test/absent.tar", b"here now")
-    assert Path(shelf.local("memory://shelf-test/absent.tar")).read_bytes() == b"here now"
+    found = shelf.file(Wanted("memory://shelf-test/absent.tar"))
+    found.wait()
+    assert Path(found.local).read_bytes() == b"here now"
 
 
 def test_a_million_rows_open_at_once(made: tuple[Recipe, str], copy: Path) -> None:

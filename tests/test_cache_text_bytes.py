@@ -39,7 +39,8 @@ def stored(folder: Path, encoder: TextEncoder, captions: dict[str, list[str]]) -
     """Bytes of the text tars of these clips, written as one shard."""
     settings = {"encoder": encoder.settings(), "dtype": "bfloat16"}
     rows = [
-        {"clip_id": key, "key": key, "start_tick": 0, "shard": 0, "offset": 0, "bytes": 0, "crc": 0} for key in captions
+        {"clip_id": key, "key": key, "start_tick": 0, "shard": 0, "offset": 0, "bytes": 0, "xxh3": 0}
+        for key in captions
     ]
     writer = TextWriter(str(folder), settings, lambda: encoder, captions, lambda line: None)
     writer.update(BUCKET, pa.Table.from_pylist(rows, schema=tables.INDEX))

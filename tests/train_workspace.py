@@ -117,4 +117,4 @@ def _texts(caption: str) -> bytes:
 
 def _row(clip: Clip, shard: int, place: Any) -> dict[str, Any]:
     return {"clip_id": clip.clip_id, "start_tick": 0, "shard": shard, "offset": place.offset, "bytes": place.bytes,
-            "crc": place.crc, "key": place.key}  # fmt: skip
+            "xxh3": place.xxh3, "key": place.key}  # fmt: skip

@@ -86,7 +86,7 @@ def _rows(cache: LatentCache, bucket: str, wanted: pa.Table) -> pa.Table:
 
     A sample that was encoded again (another crop, say) has several rows: the last one is meant.
     """
-    index = cache.index(bucket).select(["clip_id", "start_tick", "shard", "crc"])
+    index = cache.index(bucket).select(["clip_id", "start_tick", "shard", "xxh3"])
     index = index.append_column("row", pa.array(np.arange(len(index))))
     last = index.group_by(["clip_id", "start_tick"]).aggregate([("row", "max")])["row_max"]
     index = index.take(last)
@@ -116,7 +116,7 @@ def _ids(clips: pa.ChunkedArray) -> np.ndarray:
 def _summary(rows: pa.Table) -> dict[str, Any]:
     """Counts and a digest of everything the plan and the losses depend on: ids, places, weights, splits, bytes."""
     digest = hashlib.sha256()
-    for column in ("row", "shard", "start_tick", "crc", "weight"):
+    for column in ("row", "shard", "start_tick", "xxh3", "weight"):
         digest.update(np.ascontiguousarray(rows[column].to_numpy()).tobytes())
     for column in ("clip_id", "split"):
         digest.update("\n".join(rows[column].to_pylist()).encode())
