@@ -265,7 +265,9 @@ class Stage(Frozen):
     flow: Flow = Flow()
     precision: Literal["float32", "bfloat16", "float64"] = "float32"
     checkpointing: Literal["none", "selective", "full"] = "none"
-    compile: StrictBool = False
+    compile: StrictBool = False  # torch.compile each block: needs a compiler, and minutes at the start
+    shard: Literal["none", "full"] | Count = "none"  # over how many processes each weight is spread (FSDP2)
+    reduce: Literal["step", "micro_batch"] = "step"  # when spread gradients are summed; micro_batch needs less memory
     seed: StrictInt = 0
     checkpoint_every: Count = 100
     keep_last: Count = 2

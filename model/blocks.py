@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.attention import EPS, RMSNorm, attend, split_heads
+from model.checkpointing import Checkpointed
 from model.rope import rotate
 
 
@@ -38,17 +39,22 @@ class MLP(nn.Module):
 
 def norm_modulate(x_BND: Tensor, shift_BGD: Tensor, scale_BGD: Tensor) -> Tensor:
     """LayerNorm without weights, then * (1 + scale) + shift; the N tokens are G equal runs, one modulation each."""
-    normed = F.layer_norm(x_BND, x_BND.shape[-1:], eps=EPS).unflatten(1, (shift_BGD.shape[1], -1))
-    return torch.addcmul(shift_BGD[:, :, None], normed, 1 + scale_BGD[:, :, None]).flatten(1, 2)
+    normed = F.layer_norm(x_BND, x_BND.shape[-1:], eps=EPS)
+    if shift_BGD.shape[1] == 1:
+        return torch.addcmul(shift_BGD, normed, 1 + scale_BGD)
+    runs = normed.unflatten(1, (shift_BGD.shape[1], -1))
+    return torch.addcmul(shift_BGD[:, :, None], runs, 1 + scale_BGD[:, :, None]).flatten(1, 2)
 
 
 def gated(x_BND: Tensor, gate_BGD: Tensor, update_BND: Tensor) -> Tensor:
     """x + gate * update; the N tokens are G equal runs, one gate each."""
+    if gate_BGD.shape[1] == 1:
+        return torch.addcmul(x_BND, gate_BGD, update_BND)
     runs = (gate_BGD.shape[1], -1)
     return torch.addcmul(x_BND.unflatten(1, runs), gate_BGD[:, :, None], update_BND.unflatten(1, runs)).flatten(1, 2)
 
 
-class DoubleBlock(nn.Module):
+class DoubleBlock(Checkpointed):
     """Video and text with weights of their own, meeting in one attention."""
 
     def __init__(self, width: int, heads: int, mlp_width: int) -> None:
@@ -68,7 +74,7 @@ class DoubleBlock(nn.Module):
         self.txt_attn_proj = nn.Linear(width, width)
         self.txt_mlp = MLP(width, mlp_width)
 
-    def forward(
+    def compute(
         self, img: Tensor, txt: Tensor, img_vec: Tensor, txt_vec: Tensor, table: Tensor, mask: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """img (B, N, D), txt (B, L, D), img_vec (B, G, D), txt_vec (B, 1, D), table (N + L, P, 2) -> img, txt."""
@@ -91,7 +97,7 @@ class DoubleBlock(nn.Module):
         return img, txt
 
 
-class SingleBlock(nn.Module):
+class SingleBlock(Checkpointed):
     """Video and text under the same weights; attention and MLP side by side in two fused layers."""
 
     def __init__(self, width: int, heads: int, mlp_width: int) -> None:
@@ -103,7 +109,7 @@ class SingleBlock(nn.Module):
         self.k_norm = RMSNorm(width // heads)
         self.linear2 = nn.Linear(width + mlp_width, width)
 
-    def forward(
+    def compute(
         self, img: Tensor, txt: Tensor, img_vec: Tensor, txt_vec: Tensor, table: Tensor, mask: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """img (B, N, D), txt (B, L, D), img_vec (B, G, D), txt_vec (B, 1, D), table (N + L, P, 2) -> img, txt."""

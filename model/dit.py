@@ -6,13 +6,10 @@ is one straight line: an image-to-video variant differs in what is fed in (model
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from model.attention import crop_text, key_mask
 from model.blocks import DoubleBlock, FinalLayer, Modulation, SingleBlock
@@ -23,7 +20,7 @@ from model.rope import rope_table
 class DiT(nn.Module):
     """Arguments: see model/sizes.py. Raises ValueError where sizes do not fit together.
 
-    checkpointing: "none"; "selective" keeps the attention's results and recomputes the rest; "full" recomputes blocks.
+    checkpointing: see model/checkpointing.py.
     """
 
     def __init__(
@@ -39,7 +36,6 @@ class DiT(nn.Module):
             )
         self.in_channels, self.out_channels = in_channels, out_channels
         self.patch, self.rope_axes, self.rope_theta = patch, rope_axes, rope_theta
-        self.checkpointing = checkpointing
         mlp_width = int(width * mlp_ratio)
         self.img_in = PatchEmbed(in_channels, width, self.patch)
         self.txt_in = TextRefiner(text_width, width, heads, refiner_blocks)
@@ -49,6 +45,7 @@ class DiT(nn.Module):
         self.double_blocks = nn.ModuleList(DoubleBlock(width, heads, mlp_width) for _ in range(double_blocks))
         self.single_blocks = nn.ModuleList(SingleBlock(width, heads, mlp_width) for _ in range(single_blocks))
         self.final_layer = FinalLayer(width, out_channels * patch[0] * patch[1] * patch[2])
+        self.checkpoint_blocks(checkpointing)
         initialise(self)
 
     def forward(
@@ -70,10 +67,17 @@ class DiT(nn.Module):
         txt = self.txt_in(text, _latest(t), text_mask)
         table = rope_table(grid, self.rope_axes, self.rope_theta, txt.shape[1], x.device)
         mask = key_mask(text_mask, img.shape[1])
-        run = CHECKPOINTING[self.checkpointing]
-        for block in (*self.double_blocks, *self.single_blocks):
-            img, txt = run(block, img, txt, img_vec, vec, table, mask)
+        for block in self.blocks():
+            img, txt = block(img, txt, img_vec, vec, table, mask)
         return unpatch(self.final_layer(img, vec), grid, self.patch)
+
+    def blocks(self) -> list[Any]:
+        """The large blocks, in order."""
+        return [*self.double_blocks, *self.single_blocks]
+
+    def checkpoint_blocks(self, mode: str) -> None:
+        for block in self.blocks():
+            block.checkpointing = mode
 
     def _grid(self, x: Tensor) -> tuple[int, int, int]:
         if any(side % step for side, step in zip(x.shape[2:], self.patch)):
@@ -101,46 +105,11 @@ def _latest(t: Tensor) -> Tensor:
     return t if t.ndim == 1 else t.amax(dim=1)
 
 
-# -------------------------------------------------------------------------------------------------------- checkpointing
-
-Run = Callable[..., tuple[Tensor, Tensor]]
-
-_ATTENTION = {
-    getattr(torch.ops.aten, name).default
-    for name in (
-        "_scaled_dot_product_flash_attention",
-        "_scaled_dot_product_efficient_attention",
-        "_scaled_dot_product_cudnn_attention",
-        "_scaled_dot_product_flash_attention_for_cpu",
-    )
-    if hasattr(torch.ops.aten, name)
-}
-
-
-def _keep_attention(_context: Any, operator: Any, *_args: Any, **_kwargs: Any) -> CheckpointPolicy:
-    return CheckpointPolicy.MUST_SAVE if operator in _ATTENTION else CheckpointPolicy.PREFER_RECOMPUTE
-
-
-def _plain(block: nn.Module, *inputs: Any) -> tuple[Tensor, Tensor]:
-    return block(*inputs)
-
-
-def _selective(block: nn.Module, *inputs: Any) -> tuple[Tensor, Tensor]:
-    contexts = partial(create_selective_checkpoint_contexts, _keep_attention)
-    return checkpoint(block, *inputs, use_reentrant=False, context_fn=contexts)  # type: ignore[return-value]
-
-
-def _full(block: nn.Module, *inputs: Any) -> tuple[Tensor, Tensor]:
-    return checkpoint(block, *inputs, use_reentrant=False)  # type: ignore[return-value]
-
-
-CHECKPOINTING: dict[str, Run] = {"none": _plain, "selective": _selective, "full": _full}
-
-
 def compile_blocks(model: DiT, **options: Any) -> None:
-    """torch.compile each block on its own, in place: 60 blocks cost two compilations, and names stay as they are."""
-    for block in (*model.double_blocks, *model.single_blocks):
-        block.compile(**options)
+    """torch.compile the forward pass of each block, in place: 60 blocks cost two compilations, names stay as they are,
+    and what hangs on a block (the gathering of spread weights) stays outside."""
+    for block in model.blocks():
+        block.forward = torch.compile(block.forward, **options)
 
 
 # ------------------------------------------------------------------------------------------------------ initial weights

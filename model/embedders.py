@@ -38,7 +38,8 @@ def patches(x: Tensor, patch: tuple[int, ...]) -> Tensor:
 def unpatch(x: Tensor, grid: tuple[int, int, int], patch: tuple[int, int, int]) -> Tensor:
     """Tokens (B, N, C * patch) -> video (B, C, T, H, W): the inverse of `patches`."""
     x = x.unflatten(2, (-1, *patch)).unflatten(1, grid)
-    return x.permute(0, 4, 1, 5, 2, 6, 3, 7).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+    sides = [n * step for n, step in zip(grid, patch)]
+    return x.permute(0, 4, 1, 5, 2, 6, 3, 7).reshape(x.shape[0], -1, *sides)
 
 
 class TimeEmbed(nn.Module):

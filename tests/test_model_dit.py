@@ -7,7 +7,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from model.attention import crop_text
-from model.dit import CHECKPOINTING, DiT, compile_blocks
+from model.checkpointing import CHECKPOINTING
+from model.dit import DiT, compile_blocks
 from model.embedders import patches, unpatch
 from model.flops import forward_flops, parameters, training_flops
 from model.rope import rope_table, rotate
@@ -57,7 +58,7 @@ def test_checkpointing_changes_memory_and_nothing_else(checkpointing: str) -> No
     plain.square().mean().backward()
     expected = {name: weight.grad for name, weight in model.named_parameters()}
     model.zero_grad()
-    model.checkpointing = checkpointing
+    model.checkpoint_blocks(checkpointing)
     out = model(**given)
     out.square().mean().backward()
     assert torch.equal(out, plain)

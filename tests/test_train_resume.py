@@ -127,21 +127,44 @@ def test_first_signal_saves_and_says_how_to_go_on(tmp_path):
     assert json.loads((saved / "state.json").read_text())["step"] == losses(run)[-1][0]
 
 
+def train(recipe, workspace: Path, processes: int) -> Path:
+    """Returns the run's folder."""
+    start = command(recipe, workspace, "--stage", "s")
+    if processes > 1:
+        start[1:3] = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m", "train.run"]
+    subprocess.run(start, env=environment(), check=True, capture_output=True)
+    return workspace / "runs" / "s"
+
+
+def assert_alike(one: Path, other: Path) -> None:
+    for (step, loss), (other_step, other_loss) in zip(losses(one), losses(other), strict=True):
+        assert step == other_step and loss == pytest.approx(other_loss, rel=1e-9, abs=1e-9)
+    for first, second in zip(validations(one), validations(other), strict=True):
+        assert first["validation_average"] == pytest.approx(second["validation_average"], rel=1e-9)
+
+
+# float64, so that the order of sums is the only difference.
+EXACT = {"precision": "float64", "steps": 6, "checkpoint_every": 2, "validate_every": 3, "shard": "full"}
+
+
 def test_two_processes_tell_what_one_tells(tmp_path):
-    """float64, so that the order of sums is the only difference."""
-    told = {}
-    for processes in (1, 2):
-        workspace = tmp_path / str(processes)
-        recipe = train_workspace.fill(train_workspace.recipe(workspace, {"precision": "float64", "steps": 5}))
-        start = command(recipe, workspace, "--stage", "s")
-        if processes > 1:
-            start[1:3] = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "train.run"]
-        subprocess.run(start, env=environment(), check=True, capture_output=True)
-        told[processes] = workspace / "runs" / "s"
-    for (step, one), (other_step, two) in zip(losses(told[1]), losses(told[2]), strict=True):
-        assert step == other_step and one == pytest.approx(two, rel=1e-9, abs=1e-9)
-    for one, two in zip(validations(told[1]), validations(told[2]), strict=True):
-        assert one["validation_average"] == pytest.approx(two["validation_average"], rel=1e-9)
+    told = [
+        train(train_workspace.fill(train_workspace.recipe(tmp_path / str(n), EXACT)), tmp_path / str(n), n)
+        for n in (1, 2)
+    ]
+    assert_alike(*told)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shard", ["none", "full"])
+def test_two_processes_then_one_then_two_tell_what_one_tells(tmp_path, shard):
+    exact = EXACT | {"shard": shard}
+    straight = train_workspace.fill(train_workspace.recipe(tmp_path / "straight", exact))
+    loop.train_stage(straight, "s", ALONE, StopAfter(), OPTIONS)
+    for steps, processes in ((2, 2), (4, 1), (6, 2)):
+        moved = train_workspace.fill(train_workspace.recipe(tmp_path / "moved", exact | {"steps": steps}))
+        run = train(moved, tmp_path / "moved", processes)
+    assert losses(run) == pytest.approx(losses(tmp_path / "straight" / "runs" / "s"), rel=1e-9, abs=1e-9)
 
 
 def test_changed_data_is_refused_with_the_difference(straight, tmp_path):

@@ -1,9 +1,13 @@
 """Checkpoints: a folder per kept step, there whole or not at all.
 
-checkpoints/step-00000100/  model.safetensors      master weights under the released names
+checkpoints/step-00000100/  model.safetensors      master weights under the released names, in one file
                             average.safetensors    their moving average
                             optimiser.safetensors  AdamW's state
                             state.json             step, recipe, data, and size and checksum of the others
+
+torch.distributed.checkpoint decides who writes and reads what, and train/pieces.py how: with weights spread over
+several processes, average and optimiser are one file a process (average-00003.safetensors), and are read back by
+whatever number of processes goes on. Its metadata is in the headers of these files, not in a pickle.
 
 Locally the folder is written beside its place and renamed; on an object store state.json goes last. A folder without
 its state.json, or whose files are not those it names, is no checkpoint: it is set aside, never deleted.
@@ -16,44 +20,55 @@ import os
 import shutil
 import sys
 import tempfile
-import zlib
-from collections.abc import Collection
+import warnings
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors.torch import load_file, save_file
+import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 
 from media import storage
+from train import pieces
+from train.distributed import World
 
 PREFIX = "step-"
+WHOLE = "model"  # the group that always lies in one file
 Tensors = dict[str, dict[str, Tensor]]
 
 
 class Checkpoint(NamedTuple):
-    """state: what was given to save(); the tensors are read by load()."""
+    """state: what was given to save(); the tensors are read by load() and restore()."""
 
     path: str
     step: int
     state: dict[str, Any]
 
 
-def save(folder: str, step: int, tensors: Tensors, state: dict[str, Any]) -> str:
-    """Write checkpoint `step` into a run's folder; tensors: one dictionary per file. Returns its path."""
+def save(folder: str, step: int, tensors: Tensors, state: dict[str, Any], world: World | None = None) -> str:
+    """Write checkpoint `step` into a run's folder; tensors: one dictionary per group. Returns its path.
+
+    Several processes call it together, each with its parts of spread tensors; they share the folder.
+    """
     path = storage.join(folder, "checkpoints", f"{PREFIX}{step:08d}")
-    beside = None if storage.is_remote(path) else os.path.dirname(path)
-    if beside:
-        os.makedirs(beside, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{storage.name(path)}.", suffix=".part", dir=beside))
-    try:
-        for name, held in tensors.items():
-            save_file({key: one.detach().contiguous() for key, one in held.items()}, part / f"{name}.safetensors")
-        files = {file.name: {"bytes": file.stat().st_size, "crc": _crc(file)} for file in sorted(part.iterdir())}
-        document = json.dumps({"step": step, "files": files, **state}, indent=1)
-        (part / "state.json").write_text(document + "\n", encoding="utf-8")
-        _publish(part, path)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    with ExitStack() as kept:
+        if storage.is_remote(path):
+            part = kept.enter_context(tempfile.TemporaryDirectory(prefix="dailies-checkpoint-"))
+        else:
+            part = os.path.join(os.path.dirname(path), f".{storage.name(path)}.part")
+        writer = pieces.Writer(
+            part, world.rank if world else 0, begin=lambda: _make_room(part, path),
+            after=lambda file: _upload(file, path), done=lambda files: _finish(part, path, files, step, state),
+        )  # fmt: skip
+        with _alone_or_together(world) as how:
+            dcp.save(
+                _flat(tensors),
+                storage_writer=writer,
+                planner=dcp.DefaultSavePlanner(dedup_save_to_lowest_rank=True),
+                **how,
+            )
     return path
 
 
@@ -86,8 +101,39 @@ def broken(path: str) -> str | None:
 
 
 def load(checkpoint: Checkpoint) -> Tensors:
-    """Its tensors, one dictionary per file. Raises ValueError when the bytes are not those that were written."""
-    return {name.removesuffix(".safetensors"): _load(checkpoint, name) for name in checkpoint.state["files"]}
+    """All its tensors, whole, one dictionary per group. Raises ValueError when the bytes are not those written."""
+    groups: dict[str, list[str]] = {}
+    with _fetching(checkpoint) as fetch:
+        for name in checkpoint.state["files"]:
+            groups.setdefault(pieces.group_of(name), []).append(fetch(name))
+        return {group: dict(pieces.put_together(paths)) for group, paths in groups.items()}
+
+
+def names(checkpoint: Checkpoint, group: str) -> set[str]:
+    """Of the tensors in a group."""
+    files = [name for name in checkpoint.state["files"] if pieces.group_of(name) == group]
+    return {name for file in files for name in pieces.held(storage.join(checkpoint.path, file))}
+
+
+def restore(checkpoint: Checkpoint, into: Tensors, world: World | None = None) -> None:
+    """Fill tensors, whole or spread, with those of a checkpoint; each process reads what it needs.
+
+    Raises ValueError when the bytes are not those written, or the names or shapes are not those of `into`.
+    """
+    for group, held in into.items():
+        found = names(checkpoint, group)
+        if found != set(held):
+            missing, extra = sorted(set(held) - found), sorted(found - set(held))
+            raise ValueError(f"{checkpoint.path}: {group} of another network: missing {missing[:3]}, not known "
+                             f"{extra[:3]}")  # fmt: skip
+    flat = _flat(into)
+    paths = {name: storage.join(checkpoint.path, name) for name in checkpoint.state["files"]}
+    with _fetching(checkpoint) as fetch, _alone_or_together(world) as how:
+        try:
+            dcp.load(flat, storage_reader=pieces.Reader(paths, fetch), **how)
+        except CheckpointException as error:
+            reasons = dict.fromkeys(str(failure[0]) for failure in error.failures.values())
+            raise ValueError(f"{checkpoint.path}: {'; '.join(reasons)}") from None
 
 
 def prune(folder: str, keep_last: int, milestones: Collection[int]) -> None:
@@ -99,41 +145,98 @@ def prune(folder: str, keep_last: int, milestones: Collection[int]) -> None:
             storage.remove(storage.join(root, name))
 
 
-def _load(checkpoint: Checkpoint, name: str) -> dict[str, Tensor]:
-    path, wanted = storage.join(checkpoint.path, name), checkpoint.state["files"][name]["crc"]
-    if not storage.is_remote(path):
-        return _checked(path, path, wanted)
-    with tempfile.TemporaryDirectory() as here:
-        storage.get(path, os.path.join(here, name))
-        return _checked(os.path.join(here, name), path, wanted)
+def _flat(tensors: Tensors) -> dict[str, Tensor]:
+    return {f"{group}/{name}": one.detach() for group, held in tensors.items() for name, one in held.items()}
 
 
-def _checked(local: str, path: str, wanted: int) -> dict[str, Tensor]:
-    if _crc(Path(local)) != wanted:
-        raise ValueError(f"{path}: not the bytes that were written; move its folder away and the one before is used")
-    return load_file(local)
-
-
-def _crc(file: Path) -> int:
-    crc = 0
-    with file.open("rb") as source:
-        while block := source.read(1 << 24):
-            crc = zlib.crc32(block, crc)
-    return crc
-
-
-def _publish(part: Path, path: str) -> None:
-    if storage.is_remote(path):
-        for name in sorted((file.name for file in part.iterdir()), key=lambda name: name == "state.json"):
-            storage.put(str(part / name), storage.join(path, name))
+@contextmanager
+def _alone_or_together(world: World | None) -> Iterator[dict[str, Any]]:
+    """How dcp is to be called. For a process that is alone on purpose its warning about that is noise."""
+    if world is not None and world.size > 1:
+        yield {"process_group": world.aside}
         return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")
+        yield {"no_dist": True}
+
+
+@contextmanager
+def _fetching(checkpoint: Checkpoint) -> Iterator[Callable[[str], str]]:
+    """A function from a file's name to a local path, once its bytes are known to be those that were written."""
+    with tempfile.TemporaryDirectory(prefix="dailies-checkpoint-") as here:
+
+        def fetch(name: str) -> str:
+            path, wanted = storage.join(checkpoint.path, name), checkpoint.state["files"][name]["crc"]
+            local = os.path.join(here, name) if storage.is_remote(path) else path
+            if local != path:
+                storage.get(path, local)
+            if pieces.file_of(local).crc != wanted:
+                raise ValueError(f"{path}: not the bytes that were written; move its folder away and the one before "
+                                 "is used")  # fmt: skip
+            return local
+
+        yield fetch
+
+
+def _make_room(part: str, path: str) -> None:
+    """What a kill left behind is removed; so is, on a store, a checkpoint that is about to be written anew."""
+    shutil.rmtree(part, ignore_errors=True)
+    os.makedirs(part)
+    if storage.is_remote(path):
+        storage.remove(path)
+
+
+def _upload(file: str, path: str) -> None:
+    if storage.is_remote(path):
+        storage.put(file, storage.join(path, os.path.basename(file)))
+
+
+def _finish(part: str, path: str, files: list[pieces.File], step: int, state: dict[str, Any]) -> None:
+    """On the first process, when all have written: model.safetensors in one file, state.json, and into place."""
+    named = {file.name: file for file in files}
+    for group in sorted({pieces.group_of(name) for name in named}):
+        mine = [name for name in named if pieces.group_of(name) == group]
+        if len(mine) == 1 or group == WHOLE:
+            whole = _as_one(part, path, group, [named.pop(name) for name in mine])
+            named[whole.name] = whole
+    listed = {name: {"bytes": file.bytes, "crc": file.crc} for name, file in sorted(named.items())}
+    document = json.dumps({"step": step, "files": listed, **state}, indent=1) + "\n"
+    if storage.is_remote(path):
+        storage.write_bytes(storage.join(path, "state.json"), document.encode())
+        return
+    Path(part, "state.json").write_text(document, encoding="utf-8")
+    _rename(Path(part), path)
+
+
+def _as_one(part: str, path: str, group: str, files: list[pieces.File]) -> pieces.File:
+    """The files of a group become <group>.safetensors; a single one is only renamed."""
+    remote, target = storage.is_remote(path), os.path.join(part, f"{group}.safetensors")
+    locals_ = [os.path.join(part, file.name) for file in files]
+    if remote:
+        for local in locals_:
+            storage.get(storage.join(path, os.path.basename(local)), local)
+    if len(files) == 1:
+        os.rename(locals_[0], target)
+        made = files[0]._replace(name=os.path.basename(target))
+    else:
+        pieces.write_whole(locals_, target)
+        made = pieces.file_of(target)
+        for local in locals_:
+            os.remove(local)
+    if remote:
+        storage.put(target, storage.join(path, made.name))
+        for file in files:
+            storage.remove(storage.join(path, file.name))
+    return made
+
+
+def _rename(part: Path, path: str) -> None:
     for file in (*part.iterdir(), part):
         handle = os.open(file, os.O_RDONLY)
         os.fsync(handle)
         os.close(handle)
     if os.path.exists(path):  # a run that went back to an earlier step comes by here again
         shutil.rmtree(path)
-    os.chmod(part, 0o755)
     os.rename(part, path)
 
 

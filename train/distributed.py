@@ -5,19 +5,25 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 CHUNK = 1 << 24  # numbers per all-reduce: small enough to overlap, large enough to fill the wire
 
 
 class World(NamedTuple):
+    """aside: a gloo group of the same processes, for what talks beside the training (checkpoints); None when alone."""
+
     rank: int
     size: int
     device: torch.device
+    aside: Any = None
 
     @property
     def first(self) -> bool:
@@ -37,7 +43,7 @@ def joined(device: str | None = None) -> Iterator[World]:
         return
     dist.init_process_group("nccl" if kind == "cuda" else "gloo")
     try:
-        yield World(rank, size, place)
+        yield World(rank, size, place, dist.new_group(backend="gloo"))
     finally:
         dist.destroy_process_group()
 
@@ -68,3 +74,72 @@ def _chunks(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
         held.append(one)
     if held:
         yield held
+
+
+# ---------------------------------------------------------------------------------------- weights in parts (FSDP2)
+
+
+def parts_of(shard: str | int, size: int) -> int:
+    """Over how many of `size` processes a stage spreads each weight. shard: `none`, `full` or their number.
+
+    Raises ValueError naming the numbers that divide the processes.
+    """
+    parts = {"none": 1, "full": size}.get(shard, shard) if isinstance(shard, str) else shard
+    if not isinstance(parts, int) or size % parts:
+        fitting = ", ".join(str(n) for n in range(1, size + 1) if size % n == 0)
+        raise ValueError(f"shard: {shard} does not divide {size} processes; one of {fitting} does")
+    return parts
+
+
+def spread(model: nn.Module, blocks: Sequence[nn.Module], shard: str | int, dtype: torch.dtype, world: World) -> bool:
+    """Leave each process its part of the weights, in at least float32; they are gathered block by block in `dtype`.
+
+    With fewer parts than processes, groups of processes hold the same part and their gradients are summed as well.
+    Returns False, and only moves the model to its device, where one process holds all.
+    """
+    wide = torch.promote_types(dtype, torch.float32)
+    model.to(wide)
+    parts = parts_of(shard, world.size)
+    if parts == 1:
+        model.to(world.device)
+        return False
+    # Inputs keep their types: times and rotations are float32 whatever the blocks compute in.
+    policy = MixedPrecisionPolicy(None if dtype == wide else dtype, reduce_dtype=wide, cast_forward_inputs=False)
+    # Without resharding the root, a validation would go on with the gathered weights of before an exchange.
+    settings: dict[str, Any] = {"mesh": _mesh(parts, world), "mp_policy": policy, "reshard_after_forward": True}
+    for block in blocks:  # one after the other: a GPU never holds more than a block it has not yet cut up
+        fully_shard(block, **settings)
+    fully_shard(model, **settings)
+    return True
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This process's part of a spread tensor, sharing its memory; any other tensor itself."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def spread_like(whole: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor, the same on each process, cut up as `like` is."""
+    if not isinstance(like, DTensor):
+        return whole
+    place = local(like)
+    return distribute_tensor(whole.to(place.device, place.dtype), like.device_mesh, like.placements)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The opposite; every process must ask at the same time."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _mesh(parts: int, world: World) -> DeviceMesh:
+    kind = world.device.type
+    if parts == world.size:
+        return init_device_mesh(kind, (parts,), mesh_dim_names=("shard",))
+    return init_device_mesh(kind, (world.size // parts, parts), mesh_dim_names=("replicate", "shard"))
+
+
+def defer(model: nn.Module, summed: bool, across: bool) -> None:
+    """Whether the next backward pass sums a spread model's gradients within a group (`summed`), and across groups."""
+    spread_model = cast(Any, model)
+    spread_model.set_requires_gradient_sync(summed)
+    spread_model.set_requires_all_reduce(across)

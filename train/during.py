@@ -31,13 +31,19 @@ class StageSamples:
                  device: torch.device):  # fmt: skip
         self.recipe, self.stage, self.cache, self.feeds, self.device = recipe, stage, cache, feeds, device
 
-    def write(self, model: nn.Module, step: int, folder: str) -> list[str]:
-        """One picture grid or one tiled clip per view of the stage. Returns the paths."""
-        vae = load_vae(self.recipe.cache.vae, self.device, self.recipe.cache.tiling)
+    def write(self, model: nn.Module, step: int, folder: str | None) -> list[str]:
+        """One picture grid or one tiled clip per view of the stage. Returns the paths.
+
+        Without a folder the latents are drawn and nothing is written, for processes that only hold their part.
+        """
+        vae = None if folder is None else load_vae(self.recipe.cache.vae, self.device, self.recipe.cache.tiling)
         paths = []
         for name in dict.fromkeys(_commonest(feed) for feed in self.feeds):
             bucket = Bucket.parse(name)
-            videos = pixels(vae, self._draw(model, bucket))
+            drawn = self._draw(model, bucket)
+            if folder is None or vae is None:
+                continue
+            videos = pixels(vae, drawn)
             os.makedirs(os.path.join(folder, "samples"), exist_ok=True)
             path = os.path.join(folder, "samples", f"step-{step:08d}-{name}")
             paths.append(_write(path, videos, bucket.fps))

@@ -13,17 +13,19 @@ from typing import Any, NamedTuple
 
 from cache.read import LatentCache, open_cache
 from commands import Stop, hold
+from model.dit import compile_blocks
 from pipelines import Recipe, RecipeError, Stage, resolved
 from train import batch as batches
-from train import checkpoint, stages
+from train import checkpoint, distributed, stages
 from train.data import FeedPools, changes, stage_pools
 from train.distributed import World, barrier
 from train.during import StageSamples
 from train.folder import RunFolder
 from train.loader import read_ahead
 from train.metrics import Metrics, Progress
-from train.optim import Weights, learning_rate
+from train.optim import DTYPES, Weights, learning_rate
 from train.plan import MicroBatch, Plan, share_out
+from train.saving import Saver
 from train.step import Result, train_step
 from train.validation import validate
 
@@ -84,9 +86,11 @@ def train_stage(recipe: Recipe, name: str, world: World, stop: Stop, options: Op
 
 
 def check_world(stage: Stage, name: str, size: int) -> None:
-    """Raises RecipeError for a number of ranks that does not divide the micro-batches of a step."""
+    """Raises RecipeError for a number of ranks that does not divide the micro-batches of a step, or that the parts of
+    the weights do not divide."""
     try:
         share_out([1.0] * stage.micro_batches, size)
+        distributed.parts_of(stage.shard, size)
     except ValueError as error:
         raise RecipeError(f"stages.{name}: {error}") from None
 
@@ -100,8 +104,11 @@ def _open(recipe: Recipe, name: str, world: World, cache: LatentCache, folder: R
     except ValueError as error:
         raise RecipeError(f"stages.{name}: {error}") from None
     widths = stages.widths_of(cache.settings)
-    model = stages.build(stages.size_of(recipe), widths, stage.seed, stage.checkpointing).to(world.device)
-    weights = Weights(model, stage)
+    model = stages.build(stages.size_of(recipe), widths, stage.seed, stage.checkpointing)
+    if stage.compile:
+        compile_blocks(model)
+    spread = distributed.spread(model, model.blocks(), stage.shard, DTYPES[stage.precision], world)
+    weights = Weights(model, stage, spread)
     return Run(recipe, name, stage, world, cache, feeds, plan, weights, folder)
 
 
@@ -114,8 +121,9 @@ def _go_on(run: Run, progress: Progress) -> int:
             run.weights.start_from(weights)
         return 0
     _refuse_changes(run, found)
-    tensors = checkpoint.load(found)
-    run.weights.load(tensors["model"], tensors["average"], tensors["optimiser"])
+    run.weights.make_room(checkpoint.names(found, "optimiser"))
+    checkpoint.restore(found, run.weights.tensors(), run.world)
+    run.weights.refresh()
     if found.step < run.stage.steps:
         _tell(run.world, progress, f"{run.name}: going on from step {found.step} ({found.path})")
     return found.step
@@ -148,7 +156,7 @@ def _loop(run: Run, start: int, stop: Stop, options: Options, progress: Progress
     saved = start if start else None
     if start == 0:
         _validate(run, 0, metrics, progress)
-    with closing(steps):
+    with closing(steps), Saver(run.folder.path, world, stage.keep_last, stage.milestones) as saver:
         for step in range(start, stage.steps):
             began = time.monotonic()
             loaded = next(steps)
@@ -164,7 +172,7 @@ def _loop(run: Run, start: int, stop: Stop, options: Options, progress: Progress
             last = done == stage.steps or result.stop
             _look(run, done, last and not result.stop, metrics, progress, samples)
             if last or done % stage.checkpoint_every == 0 or done in stage.milestones:
-                _save(run, done)
+                _save(run, done, saver)
                 saved = done
             if result.stop:
                 break
@@ -211,9 +219,9 @@ def _look(run: Run, step: int, last: bool, metrics: Metrics | None, progress: Pr
     stage = run.stage
     if last or step % stage.validate_every == 0:
         _validate(run, step, metrics, progress)
-    if metrics and stage.sample_every and (last or step % stage.sample_every == 0):
-        with run.weights.averaged():
-            for path in samples.write(run.weights.model, step, run.folder.local):
+    if stage.sample_every and (last or step % stage.sample_every == 0) and (metrics or run.weights.spread):
+        with run.weights.averaged():  # spread weights are gathered by all, so all draw and the first one writes
+            for path in samples.write(run.weights.model, step, run.folder.local if metrics else None):
                 progress.tell(f"{run.name}  {step}/{stage.steps}  samples: {path}")
     barrier(run.world)
 
@@ -228,24 +236,18 @@ def _validate(run: Run, step: int, metrics: Metrics | None, progress: Progress) 
                       f"{average['loss']:.4f}")  # fmt: skip
 
 
-def _save(run: Run, step: int) -> None:
+def _save(run: Run, step: int, saver: Saver) -> None:
+    """Begin to save; the metrics go first, so that on a store a checkpoint's own are never missing."""
     if run.world.first:
-        tensors = {
-            "model": {name: one.detach() for name, one in run.weights.masters.items()},
-            "average": run.weights.average,
-            "optimiser": run.weights.state(),
-        }
-        state = {
-            "stage": run.name,
-            "fixed": stages.fixed(run.recipe, run.name),
-            "data": {feed.name: feed.summary for feed in run.feeds},
-            "cache": run.cache.settings,
-            "recipe": resolved(run.recipe),
-        }
-        checkpoint.save(run.folder.path, step, tensors, state)
-        checkpoint.prune(run.folder.path, run.stage.keep_last, run.stage.milestones)
         run.folder.publish()
-    barrier(run.world)
+    state = {
+        "stage": run.name,
+        "fixed": stages.fixed(run.recipe, run.name),
+        "data": {feed.name: feed.summary for feed in run.feeds},
+        "cache": run.cache.settings,
+        "recipe": resolved(run.recipe),
+    }
+    saver.save(step, run.weights.tensors(), state)
 
 
 def _tell(world: World, progress: Progress, text: str) -> None:

@@ -1,19 +1,21 @@
 """The trained weights and everything that follows them: AdamW, the learning rate of a step, the running average.
 
 Master weights, AdamW's state and the average are at least float32. When the network computes in bfloat16, its own
-weights are rounded copies of the masters, and gradients are summed in the masters' type.
+weights are rounded copies of the masters, and gradients are summed in the masters' type. When the weights are spread
+over processes (train/distributed.py), all of these are, and the rounded copies are made as they are gathered.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from pipelines import Stage
+from train.distributed import defer, local, spread_like, whole
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -42,18 +44,26 @@ SCHEDULES = {
 class Weights:
     """A network and its masters, by parameter name; `average` is their exponential moving average."""
 
-    def __init__(self, model: nn.Module, stage: Stage):
+    def __init__(self, model: nn.Module, stage: Stage, spread: bool = False):
+        """spread: the model comes from distributed.spread, its parameters are parts of the masters."""
         dtype = DTYPES[stage.precision]
         wide = torch.promote_types(dtype, torch.float32)
-        self.model, self.stage, self.dtype = model.to(wide), stage, dtype
+        self.model, self.stage, self.dtype, self.spread = model if spread else model.to(wide), stage, dtype, spread
         self._inner = dict(model.named_parameters())
         self.masters = self._inner
-        if dtype != wide:
+        if dtype != wide and not spread:
             self.masters = {name: nn.Parameter(one.detach().clone()) for name, one in self._inner.items()}
             self.model.to(dtype)
             self._inner = dict(self.model.named_parameters())
         self.average = {name: one.detach().clone() for name, one in self.masters.items()}
-        self.optimiser = torch.optim.AdamW(_groups(self.masters, stage), lr=stage.lr, betas=stage.betas, eps=1e-8)
+        self.optimiser = torch.optim.AdamW(_groups(self.masters, stage), lr=stage.lr, betas=stage.betas, eps=1e-8,
+                                           fused=True)  # fmt: skip
+
+    def expect(self, last: bool) -> None:
+        """Before each micro-batch of a step. Spread gradients are summed over processes after the last one only, or,
+        if the stage reduces by micro_batch, after each within its group of processes: more traffic, less memory."""
+        if self.spread:
+            defer(self.model, last or self.stage.reduce == "micro_batch", last)
 
     def collect(self) -> None:
         """Add the gradients of a micro-batch to those of the masters."""
@@ -70,8 +80,8 @@ class Weights:
         return [one.grad for one in self.masters.values() if one.grad is not None]
 
     def clip(self) -> float:
-        """Scale the gradients down to the stage's norm. Returns their norm before."""
-        return float(nn.utils.clip_grad_norm_(self.masters.values(), self.stage.clip_norm))
+        """Scale the gradients down to the stage's norm, over all processes. Returns their norm before."""
+        return float(whole(nn.utils.clip_grad_norm_(self.masters.values(), self.stage.clip_norm)))
 
     def update(self, step: int) -> None:
         """One step of AdamW and of the average, after `step` of them."""
@@ -80,8 +90,8 @@ class Weights:
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         with torch.no_grad():
-            masters: list[Tensor] = list(self.masters.values())
-            torch._foreach_lerp_(list(self.average.values()), masters, 1.0 - decay(self.stage, step))
+            averages, masters = ([local(one) for one in held.values()] for held in (self.average, self.masters))
+            torch._foreach_lerp_(averages, masters, 1.0 - decay(self.stage, step))
         self._refresh(self.masters)
 
     @contextmanager
@@ -98,16 +108,31 @@ class Weights:
         held = self.optimiser.state
         return {f"{key}/{name}": held[one][key] for name, one in self.masters.items() for key in held.get(one, {})}
 
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """All that a checkpoint holds, spread as it is; the tensors share their memory with these weights."""
+        masters = {name: one.detach() for name, one in self.masters.items()}
+        return {"model": masters, "average": self.average, "optimiser": self.state()}
+
+    def make_room(self, state: Collection[str]) -> None:
+        """AdamW's state under the names of state(), zero, for a checkpoint to be read into."""
+        for kind, name in (key.split("/", 1) for key in state):
+            if name not in self.masters:
+                raise ValueError(f"weights of another network: '{name}' is not known")
+            one = self.masters[name].detach()
+            step = torch.zeros((), dtype=torch.float32, device=one.device)
+            self.optimiser.state[self.masters[name]][kind] = step if kind == "step" else torch.zeros_like(one)
+
+    def refresh(self) -> None:
+        """After the masters were written to: the network computes with them."""
+        self._refresh(self.masters)
+
     def load(self, masters: dict[str, Tensor], average: dict[str, Tensor], state: dict[str, Tensor]) -> None:
-        """Take over a checkpoint. Raises ValueError for weights of another network."""
+        """Take over whole tensors. Raises ValueError for weights of another network."""
         _copy(self.masters, masters)
         _copy(self.average, average)
-        for key, tensor in state.items():
-            kind, name = key.split("/", 1)
-            one = self.masters[name]
-            place = torch.device("cpu") if kind == "step" else one.device
-            self.optimiser.state[one][kind] = tensor.to(place).clone()
-        self._refresh(self.masters)
+        self.make_room(state)
+        _copy(self.state(), state)
+        self.refresh()
 
     def start_from(self, weights: dict[str, Tensor]) -> None:
         """Begin with trained weights and nothing remembered."""
@@ -119,12 +144,16 @@ class Weights:
             for name, one in self._inner.items():
                 one.copy_(source[name])
 
+    @torch.no_grad()
     def _exchange(self, target: dict[str, nn.Parameter] | dict[str, Tensor]) -> None:
         if self._inner is not self.masters:
             self._refresh(target)
             return
-        for name, one in self.masters.items():
-            one.data, self.average[name] = self.average[name], one.data
+        for name, one in self.masters.items():  # in place: what gathers spread weights knows them by their memory
+            mine, other = local(one), local(self.average[name])
+            kept = mine.clone()
+            mine.copy_(other)
+            other.copy_(kept)
 
 
 def _groups(masters: dict[str, nn.Parameter], stage: Stage) -> list[dict]:
@@ -136,7 +165,7 @@ def _groups(masters: dict[str, nn.Parameter], stage: Stage) -> list[dict]:
 
 
 @torch.no_grad()
-def _copy(into: dict[str, nn.Parameter] | dict[str, Tensor], source: dict[str, Tensor]) -> None:
+def _copy(into: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> None:
     if set(into) != set(source):
         missing, extra = sorted(set(into) - set(source)), sorted(set(source) - set(into))
         raise ValueError(f"weights of another network: missing {missing[:3]}, not known {extra[:3]}")
@@ -144,4 +173,4 @@ def _copy(into: dict[str, nn.Parameter] | dict[str, Tensor], source: dict[str, T
         if one.shape != source[name].shape:
             raise ValueError(f"weights of another network: {name} must be {tuple(one.shape)}, got "
                              f"{tuple(source[name].shape)}")  # fmt: skip
-        one.copy_(source[name])
+        one.copy_(spread_like(source[name], one))

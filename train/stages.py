@@ -34,7 +34,7 @@ def stage_of(recipe: Recipe, name: str) -> Stage:
     asked = {
         "losses.perceptual": stage.losses.perceptual, "losses.temporal": stage.losses.temporal,
         "losses.sync": stage.losses.sync, "phases": stage.phases, "image_to_video": stage.image_to_video,
-        "unfreeze": stage.unfreeze, "lora": stage.lora, "compile": stage.compile,
+        "unfreeze": stage.unfreeze, "lora": stage.lora,
     }  # fmt: skip
     for key, value in asked.items():
         if value:

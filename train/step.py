@@ -50,26 +50,33 @@ def train_step(
     weights: Weights, micro: Sequence[MicroBatch], mine: Sequence[int], batches: Sequence[Batch], world: World,
     step: int, stop: bool = False,
 ) -> Result:  # fmt: skip
-    """Update after `step` updates. mine: which of the step's micro-batches `batches` are.
+    """Update after `step` updates. mine: which of the step's micro-batches `batches` are, at least one.
 
-    Raises NotFinite before anything is changed.
+    Every rank goes through the network equally often, because spread weights are gathered by all at once: one with
+    fewer micro-batches repeats its last, and counts it for nothing. Raises NotFinite before anything is changed.
     """
     sizes = [len(one.rows) for one in micro]
     total, starts = sum(sizes), [sum(sizes[:i]) for i in range(len(sizes))]
     seen = torch.zeros(2, total, dtype=torch.float64)
-    for index, batch in zip(mine, batches):
+    rounds = -(-len(micro) // world.size)
+    weight = (world.size if weights.spread else 1) / total  # FSDP averages over ranks: undone
+    for turn in range(rounds):
+        index, batch = mine[min(turn, len(mine) - 1)], batches[min(turn, len(mine) - 1)]
         batch = batch.to(world.device, torch.promote_types(weights.dtype, torch.float32))
+        weights.expect(last=turn == rounds - 1)
         loss = sample_losses(weights.model, batch, weights.stage.losses)
-        (loss.sum() / total).backward()
+        (loss.sum() * (weight if turn < len(mine) else 0.0)).backward()
         weights.collect()
-        place = slice(starts[index], starts[index] + sizes[index])
-        seen[0, place], seen[1, place] = loss.detach().double().cpu(), batch.t.double().cpu()
+        if turn < len(mine):
+            place = slice(starts[index], starts[index] + sizes[index])
+            seen[0, place], seen[1, place] = loss.detach().double().cpu(), batch.t.double().cpu()
     asked = torch.tensor([float(stop)], dtype=torch.float64)
     shared = [one.to(world.device) for one in (seen, asked)]
     add_up(world, shared)
     losses, ts = shared[0].cpu()
     _refuse(losses, micro)
-    add_up(world, weights.gradients())
+    if not weights.spread:
+        add_up(world, weights.gradients())
     norm = weights.clip()
     if not math.isfinite(norm):
         raise NotFinite(f"the gradient is not finite; the step's samples: {', '.join(_names(micro))}")

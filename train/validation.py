@@ -68,10 +68,13 @@ def validate(weights: Weights, cache: LatentCache, feeds: Sequence[FeedPools], w
     validation samples. Ranks share out the parts."""
     stage, todo = weights.stage, parts(feeds)
     sums = torch.zeros(len(feeds), QUANTILES, 2, dtype=torch.float64)
-    for part in todo[world.rank :: world.size]:
+    for turn in range(world.rank, -(-len(todo) // world.size) * world.size, world.size):
+        part = todo[turn % len(todo)]  # equally many on each rank, as spread weights are gathered by all at once
         batch = load(cache, stage, part).to(world.device, torch.promote_types(weights.dtype, torch.float32))
         losses = sample_losses(weights.model, batch, stage.losses)
-        sums[part.feed, part.quantile] += torch.tensor([float(losses.double().sum()), len(losses)], dtype=torch.float64)
+        if turn < len(todo):
+            found = torch.tensor([float(losses.double().sum()), len(losses)], dtype=torch.float64)
+            sums[part.feed, part.quantile] += found
     shared = sums.to(world.device)
     add_up(world, [shared])
     return _means(shared.cpu(), torch.tensor([feed.share for feed in stage.feeds], dtype=torch.float64))
