@@ -72,7 +72,8 @@ def find(path: str, suffix: str = "") -> list[Entry]:
     """
     if is_remote(path):
         fs, inner = opened(path)
-        found = fs.find(inner, detail=True)
+        with _naming(path):
+            found = fs.find(inner, detail=True)
         scheme = path.split("://")[0]
         entries = [_entry(f"{scheme}://{key}", info) for key, info in found.items() if info.get("type") == "file"]
     elif os.path.isdir(path):
@@ -206,15 +207,19 @@ REFUSALS: dict[str, type[OSError]] = {
 
 @contextmanager
 def _naming(path: str) -> Iterator[None]:
-    """A store's client names the operation it was refused; the person at the command needs the path."""
+    """A store's client names the operation it was refused; the person at the command needs the path.
+
+    Some clients raise their own error, some an OSError that they made of it.
+    """
     try:
         yield
     except Exception as error:
         answer = getattr(error, "response", None)
         code = answer.get("Error", {}).get("Code", "") if isinstance(answer, dict) else ""
-        if code not in REFUSALS:
+        kind = REFUSALS.get(code, type(error) if isinstance(error, (FileNotFoundError, PermissionError)) else None)
+        if kind is None:
             raise
-        raise REFUSALS[code](f"{path}: {error}") from error
+        raise kind(f"{path}: {error}") from error
 
 
 def _entry(path: str, info: dict[str, Any]) -> Entry:
