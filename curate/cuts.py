@@ -6,7 +6,7 @@ is a flash). Every decision looks at the frames around it and at nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -39,7 +39,7 @@ class Look(NamedTuple):
     pts: int
     time_s: float
     content: float
-    votes: Set[str]  # may still grow
+    votes: set[str]  # may still grow
     thumb: np.ndarray
     forced: str | None
     small: np.ndarray | None = None  # RGB uint8 (27, 48, 3), where a network is to be asked

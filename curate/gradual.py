@@ -130,14 +130,15 @@ def dissolves(thumbs: np.ndarray, times: np.ndarray) -> list[Gradual]:
 
     Every part of a dissolve is one, too: of those that overlap, the one with the most different ends stays.
     """
-    fine = thumbs.reshape(len(thumbs), -1)
-    flat = np.stack([cv2.resize(one, COARSE, interpolation=cv2.INTER_AREA).ravel() for one in thumbs])
+    flat, detail = _coarse(thumbs), Detail(thumbs)
     found: list[tuple[float, int, int, float]] = []
     for length in DISSOLVE_FRAMES:
         if len(flat) <= length:
             break
-        found += [(size * (1 - 3 * residue), k, k + length, residue) for k, size, residue in _mixes(flat, length)
-                  if _stands_out(thumbs, fine, k, k + length)]  # fmt: skip
+        mixes = _mixes(flat, length)
+        standing = detail.stand_out([k for k, _, _ in mixes], length)
+        found += [(size * (1 - 3 * residue), k, k + length, residue)
+                  for (k, size, residue), out in zip(mixes, standing, strict=True) if out]  # fmt: skip
     kept: list[Gradual] = []
     for _, k, end, residue in sorted(found, key=lambda one: (-one[0], one[1], one[2])):
         first, end = _ends(flat, k, end)
@@ -148,34 +149,59 @@ def dissolves(thumbs: np.ndarray, times: np.ndarray) -> list[Gradual]:
 
 def maybe_dissolves(thumbs: np.ndarray) -> list[tuple[int, int]]:
     """(N, 18, 32) float32 luma -> [first, end) of mixes that stand out little, overlapping ones too."""
-    fine = thumbs.reshape(len(thumbs), -1)
-    flat = np.stack([cv2.resize(one, COARSE, interpolation=cv2.INTER_AREA).ravel() for one in thumbs])
-    limits = (MAYBE_FINE, MAYBE_AROUND)
-    return [(k, k + length) for length in DISSOLVE_FRAMES[2::2] if len(flat) > length
-            for k, _, _ in _mixes(flat, length) if _stands_out(thumbs, fine, k, k + length, limits)]  # fmt: skip
+    flat, detail, found = _coarse(thumbs), Detail(thumbs), []
+    for length in DISSOLVE_FRAMES[2::2]:
+        starts = [k for k, _, _ in _mixes(flat, length)] if len(flat) > length else []
+        standing = detail.stand_out(starts, length, (MAYBE_FINE, MAYBE_AROUND))
+        found += [(k, k + length) for k, out in zip(starts, standing, strict=True) if out]
+    return found
 
 
-def _stands_out(thumbs: np.ndarray, fine: np.ndarray, k: int, end: int,
-                limits: tuple[float, float] = (MAX_FINE, MAX_AROUND)) -> bool:  # fmt: skip
-    """Whether k .. end leads to another picture, is a mix in detail too, and has a calmer stretch beside it."""
-    if _unlike(thumbs[k], thumbs[end]) < MIN_CHANGE:
-        return False
-    rate = _distance(fine[k], fine[end]) / (end - k)
-    reach = max(2, min((end - k) // 2, AROUND_FRAMES))
-    sides = [(max(0, k - reach), k), (end, min(len(fine) - 1, end + reach))]
-    around = [_distance(fine[a], fine[b]) / (b - a) for a, b in sides if b > a]
-    return bool(around) and min(around) <= limits[1] * rate and _fine_residue(fine, k, end) <= limits[0]
+class Detail:
+    """The pictures (N, 18, 32) float32 in full, for a look at those stretches that are mixes at the coarse size."""
+
+    def __init__(self, thumbs: np.ndarray):
+        self._fine = thumbs.reshape(len(thumbs), -1)
+
+    def stand_out(self, starts: Sequence[int], length: int,
+                  limits: tuple[float, float] = (MAX_FINE, MAX_AROUND)) -> np.ndarray:  # fmt: skip
+        """bool (n,): whether k .. k + length leads to another picture, is a mix in detail too, and has a calmer stretch
+        beside it."""
+        if not starts:
+            return np.zeros(0, bool)
+        k = np.array(starts)
+        end, reach = k + length, max(2, min(length // 2, AROUND_FRAMES))
+        unlike = 1 - np.einsum("np,np->n", self._form(k), self._form(end))
+        rate = self._rate(k, end)
+        calm = np.minimum(self._rate(np.maximum(0, k - reach), k),
+                          self._rate(end, np.minimum(len(self._fine) - 1, end + reach)))  # fmt: skip
+        out = (unlike >= MIN_CHANGE) & (calm <= limits[1] * rate)
+        out[out] = self._residue(k[out], length) <= limits[0]
+        return out
+
+    def _form(self, k: np.ndarray) -> np.ndarray:
+        """(n, 576): pictures without their brightness and contrast, of unit length."""
+        form = self._fine[k] - self._fine[k].mean(axis=1, keepdims=True)
+        return form / np.maximum(np.linalg.norm(form, axis=1, keepdims=True), 1e-6)
+
+    def _rate(self, k: np.ndarray, end: np.ndarray) -> np.ndarray:
+        """(n,): root mean square change per frame from k to end; infinite where that is no stretch."""
+        apart = self._fine[end] - self._fine[k]
+        change = np.sqrt(np.einsum("np,np->n", apart, apart) / apart.shape[1])
+        return np.where(end > k, change / np.maximum(end - k, 1), np.inf)
+
+    def _residue(self, k: np.ndarray, length: int) -> np.ndarray:
+        """(n,): median distance of the frames inside to the line between the ends, relative to its length."""
+        apart = self._fine[k + length] - self._fine[k]
+        size = np.linalg.norm(apart, axis=1)
+        there = np.stack([self._fine[k + round(length * share)] - self._fine[k] for share in SHARES])
+        off = there - (np.einsum("snp,np->sn", there, apart) / size**2)[..., None] * apart
+        return np.median(np.linalg.norm(off, axis=2), axis=0) / size
 
 
-def _fine_residue(fine: np.ndarray, k: int, end: int) -> float:
-    apart = fine[end] - fine[k]
-    there = np.stack([fine[k + round((end - k) * share)] - fine[k] for share in SHARES])
-    off = there - (there @ apart / (apart @ apart))[:, None] * apart
-    return float(np.median(np.linalg.norm(off, axis=1)) / np.linalg.norm(apart))
-
-
-def _distance(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.sqrt(np.mean((a - b) ** 2)))
+def _coarse(thumbs: np.ndarray) -> np.ndarray:
+    """(N, 18, 32) float32 -> (N, 40) at the size at which small motion does not show."""
+    return np.stack([cv2.resize(one, COARSE, interpolation=cv2.INTER_AREA).ravel() for one in thumbs])
 
 
 def _mixes(flat: np.ndarray, length: int) -> list[tuple[int, float, float]]:

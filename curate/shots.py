@@ -7,15 +7,15 @@ frames within `HORIZON_S` of it and at nothing else, so a video scanned in overl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 import cv2
 import numpy as np
-from scenedetect.common import FrameTimecode, Timecode
-from scenedetect.detectors import AdaptiveDetector, ContentDetector, HashDetector
 
 from curate.cuts import THUMB, Boundary, Look, boundaries
+from curate.detectors import WINDOW, adaptive_votes, content_votes, hash_detector
 from curate.opinion import REACH_S, TILE_S, Opinion
 from media.decode import Frame
 
@@ -23,9 +23,7 @@ SHOTS_VERSION = 2
 DETECTOR_PX = 256
 HORIZON_S = 3.0
 MAX_HORIZON = 240  # frames
-STRIDE_S = 1.0  # new frames are judged in batches of this length
-
-CONTENT, ADAPTIVE_RATIO, ADAPTIVE_FLOOR, HASH = 27.0, 2.0, 15.0, 0.35  # at which they propose, low on purpose
+STRIDE_S = 3.0  # new frames are judged in batches of this length: every batch looks at two horizons more
 
 
 class ShotFinder:
@@ -39,10 +37,10 @@ class ShotFinder:
         self._names, self._time_base = tuple(detectors), time_base
         self._opinion = None if mode == "cheap" else _network(mode == "full" or "transnet" in detectors)
         self._horizon_s = HORIZON_S if mode == "cheap" else HORIZON_S + REACH_S - TILE_S
-        self._detectors: dict[str, object] = {}
+        self._hash: Callable[[int, np.ndarray], bool] | None = None
         self._previous: tuple[np.ndarray, tuple[int, int]] | None = None
+        self._scores: deque[float] = deque(maxlen=2 * WINDOW + 1)  # content, since the size last changed
         self._looks: list[Look] = []
-        self._votes: dict[int, set[str]] = {}
         self._base = 0  # index of the first look that is kept
         self._judged_to_s = -np.inf
         self.settled = 0
@@ -57,15 +55,15 @@ class ShotFinder:
         size = (frame.width, frame.height)
         forced = None if self._previous is None or self._previous[1] == size else "resize"
         if forced or self._previous is None:
-            self._detectors, content = self._fresh(), 0.0
-        else:
-            content = sum(cv2.mean(cv2.absdiff(hsv, self._previous[0]))[:3]) / 3
-        self._ask(frame, bgr, content)
+            self._begin()
+            content = 0.0
+        else:  # the mean over pixels and channels of the absolute difference, in one call
+            content = cv2.norm(hsv, self._previous[0], cv2.NORM_L1) / hsv.size
         gray = cv2.resize(cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY), THUMB, interpolation=cv2.INTER_AREA)
-        votes = self._votes.setdefault(frame.pts, set())
         forced = forced or ("gap" if frame.gap else None)
         small = None if self._opinion is None else _picture(bgr)
-        self._looks.append(Look(frame.pts, frame.time_s, content, votes, gray.astype(np.float32), forced, small))
+        self._looks.append(Look(frame.pts, frame.time_s, content, set(), gray.astype(np.float32), forced, small))
+        self._vote(frame, bgr, content)
         self._previous = (hsv, size)
         return content
 
@@ -107,28 +105,23 @@ class ShotFinder:
         keep = next((i for i, look in enumerate(self._looks) if at - look.time_s <= self._horizon_s), 0)
         keep = max(keep, self.settled - self._base - MAX_HORIZON)
         if keep > 0:
-            for look in self._looks[:keep]:
-                self._votes.pop(look.pts, None)
             del self._looks[:keep]
             self._base += keep
 
-    def _fresh(self) -> dict[str, object]:
-        made: dict[str, object] = {}
-        if "content" in self._names:
-            made["content"] = _Content(threshold=CONTENT, min_scene_len=0)
-        if "adaptive" in self._names:
-            made["adaptive"] = _Adaptive(ADAPTIVE_RATIO, 0, 2, ADAPTIVE_FLOOR)
-        if "hash" in self._names:
-            made["hash"] = HashDetector(threshold=HASH, min_scene_len=0)
-        return made
+    def _begin(self) -> None:
+        """The detectors know nothing of what came before."""
+        self._scores.clear()
+        self._hash = hash_detector(self._time_base) if "hash" in self._names else None
 
-    def _ask(self, frame: Frame, bgr: np.ndarray, content: float) -> None:
-        stamp = FrameTimecode(Timecode(frame.pts, self._time_base), fps=30.0)
-        for name, detector in self._detectors.items():
-            if isinstance(detector, (_Content, _Adaptive)):
-                detector.given = content
-            for cut in detector.process_frame(stamp, bgr):  # type: ignore[attr-defined]
-                self._votes.setdefault(cut.pts, set()).add(name)
+    def _vote(self, frame: Frame, bgr: np.ndarray, content: float) -> None:
+        """The detectors' proposals: of the newest frame, and of one a few frames back for who looks at both sides."""
+        self._scores.append(content)
+        if "content" in self._names and content_votes(content):
+            self._looks[-1].votes.add("content")
+        if "adaptive" in self._names and adaptive_votes(self._scores):
+            self._looks[-1 - WINDOW].votes.add("adaptive")
+        if self._hash is not None and self._hash(frame.pts, bgr):
+            self._looks[-1].votes.add("hash")
 
 
 def _network(everywhere: bool) -> Opinion:
@@ -140,19 +133,3 @@ def _network(everywhere: bool) -> Opinion:
 def _picture(bgr: np.ndarray) -> np.ndarray:
     """uint8 (h, w, 3) BGR -> RGB (27, 48, 3), the size that the network knows."""
     return np.ascontiguousarray(cv2.resize(bgr, (48, 27), interpolation=cv2.INTER_AREA)[..., ::-1])
-
-
-class _Content(ContentDetector):
-    """PySceneDetect's detector on a score computed once for all of them (the same number, in 8-bit arithmetic)."""
-
-    given = 0.0
-
-    def _calculate_frame_score(self, timecode: FrameTimecode, frame_img: np.ndarray) -> float:
-        return self.given
-
-
-class _Adaptive(AdaptiveDetector):
-    given = 0.0
-
-    def _calculate_frame_score(self, timecode: FrameTimecode, frame_img: np.ndarray) -> float:
-        return self.given

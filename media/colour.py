@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 
 COLOUR_VERSION = 1
@@ -96,10 +97,13 @@ def compress(nits: np.ndarray) -> np.ndarray:
     return pq_to_nits(np.where(e < knee, e, spline) * top)
 
 
+def stretched(luma: np.ndarray) -> np.ndarray:
+    """Limited-range luma codes, uint8 (h, w) -> full-range luma: 16 becomes 0, 235 becomes 255."""
+    return cv2.addWeighted(luma, 255 / 219, luma, 0, -16 * 255 / 219)  # rounds and saturates, in one pass
+
+
 @lru_cache(maxsize=8)
-def luma_table(transfer: int, full_range: bool) -> np.ndarray | None:
-    """256 entries: an 8-bit luma code -> full-range SDR luma; None where codes are that already."""
+def luma_table(transfer: int, full_range: bool) -> np.ndarray:
+    """256 entries: an 8-bit luma code of an HDR picture (PQ or HLG) -> full-range SDR luma."""
     codes = np.arange(256) / 255.0 if full_range else np.clip((np.arange(256) - 16.0) / 219.0, 0, 1)
-    if transfer in (PQ, HLG):
-        return tone_map(np.repeat(codes[:, None], 3, axis=1), transfer)[:, 1].copy()
-    return None if full_range else np.rint(codes * 255).astype(np.uint8)
+    return tone_map(np.repeat(codes[:, None], 3, axis=1), transfer)[:, 1].copy()

@@ -13,7 +13,7 @@ import av.error
 import cv2
 import numpy as np
 
-from media.colour import Colour, colour_of, luma_table, to_rgb
+from media.colour import Colour, colour_of, luma_table, stretched, to_rgb
 from media.probe import (
     Probe,
     Unplayable,
@@ -90,8 +90,9 @@ class Frame:
         if long_side is not None:
             width, height = self._stored_size(long_side)
         plane = small._plane(0, width, height)
-        table = luma_table(self._colour.transfer, small._colour.full_range)
-        return plane if table is None else cv2.LUT(plane, table)
+        if self._colour.hdr:
+            return cv2.LUT(plane, luma_table(self._colour.transfer, small._colour.full_range))
+        return plane if small._colour.full_range else stretched(plane)
 
     def _stored_size(self, long_side: int) -> tuple[int, int]:
         """Even size before turning, long side at most long_side, shape of the square-pixel picture."""

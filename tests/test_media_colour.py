@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from media.colour import HLG, PQ, compress, hlg_to_nits, luma_table, nits_to_pq, pq_to_nits, tone_map
+from media.colour import HLG, PQ, compress, hlg_to_nits, luma_table, nits_to_pq, pq_to_nits, stretched, tone_map
 from media.frames import read_frames
 
 
@@ -38,7 +38,12 @@ def test_grey_stays_grey_and_order_stays(transfer: int) -> None:
     assert np.ptp(mapped, axis=1).max() <= 1 and (np.diff(mapped[:, 1]) >= 0).all()
     assert mapped[0, 0] == 0 and mapped[-1, 0] >= 250
     table = luma_table(transfer, False)
-    assert table is not None and (np.diff(table.astype(int)) >= 0).all()
+    assert (np.diff(table.astype(int)) >= 0).all()
+
+
+def test_limited_luma_is_stretched_to_the_full_range() -> None:
+    codes = np.arange(256, dtype=np.uint8).reshape(8, 32)
+    assert np.array_equal(stretched(codes), np.rint(np.clip((codes - 16.0) / 219, 0, 1) * 255).astype(np.uint8))
 
 
 def test_hdr_footage_is_not_washed_out(footage: Path) -> None:

@@ -45,22 +45,28 @@ def test_hard_cuts_of_all_labelled_footage(footage: Path) -> None:
     assert f1 >= 0.95 and false == 0
 
 
-def test_scores_are_those_of_the_library(generated: Path) -> None:
-    """Our one score, shared by its detectors, is PySceneDetect's own."""
+def test_votes_are_those_of_the_library(generated: Path) -> None:
+    """Our one score, and what the detectors propose by it, are PySceneDetect's own."""
     from scenedetect import FrameTimecode
-    from scenedetect.detectors import ContentDetector
+    from scenedetect.detectors import AdaptiveDetector, ContentDetector
 
+    from curate.detectors import ADAPTIVE_FLOOR, ADAPTIVE_RATIO, CONTENT, WINDOW
     from media.decode import Video
 
-    theirs, seen = ContentDetector(), 0
+    content = ContentDetector(CONTENT, min_scene_len=0)
+    adaptive = AdaptiveDetector(ADAPTIVE_RATIO, 0, WINDOW, ADAPTIVE_FLOOR)
+    theirs: dict[str, set[int]] = {"content": set(), "adaptive": set()}
     with Video(str(generated / "pans.mp4")) as video:
-        finder = ShotFinder(("content",), Fraction(video.time_base))
+        finder = ShotFinder(("content", "adaptive"), Fraction(video.time_base))
         for frame in video:
-            bgr = frame.bgr(256)
+            bgr, stamp = frame.bgr(256), FrameTimecode(frame.index, 24.0)
             ours = finder.push(frame, bgr)
-            assert abs(ours - theirs._calculate_frame_score(FrameTimecode(frame.index, 24.0), bgr)) < 1e-6
-            seen += 1
-    assert seen > 100
+            theirs["content"] |= {cut.frame_num for cut in content.process_frame(stamp, bgr)}
+            theirs["adaptive"] |= {cut.frame_num for cut in adaptive.process_frame(stamp, bgr)}
+            assert abs(ours - (content._frame_score or 0.0)) < 1e-6
+    assert len(finder._looks) > 100 and all(theirs.values())
+    for name, frames in theirs.items():
+        assert {k for k, look in enumerate(finder._looks) if name in look.votes} == frames
 
 
 def _scene(seed: int) -> np.ndarray:

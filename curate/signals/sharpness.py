@@ -19,4 +19,4 @@ def summary(records: Sequence[Record], clip: Clip) -> Scores:
     return {"sharpness": median([record.values for record in records])}
 
 
-SIGNAL = Signal({"sharpness": pa.float64()}, 1, "pass", Watch, summary)
+SIGNAL = Signal({"sharpness": pa.float64()}, 2, "pass", Watch, summary)
