@@ -133,6 +133,9 @@ class Concepts(Frozen):
 class Curate(Frozen):
     max_loss: Share = 0.2
     unit_videos: Count = 64
+    segment_s: Positive = (
+        600.0  # videos twice as long are scanned in parts of this length, side by side; the rows are the same
+    )
     stall_s: Positive = 60.0  # a decoder that yields no frame for this long is hung
     val_share: Share = 0.1
     shots: Shots = Shots()

@@ -7,6 +7,7 @@ while it runs, so that memory is bounded. A clip starts at the sharpest frame of
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import deque
 from collections.abc import Callable
 from itertools import pairwise
@@ -25,6 +26,7 @@ from pipelines import Curate
 
 HASH_STEP_S = 0.25
 SLOT_S, SLOTS = 0.1, 128  # of the store that proxies are chosen from
+WHOLE = (-math.inf, math.inf)
 
 
 class Mark(NamedTuple):
@@ -43,15 +45,22 @@ def clip_id(video_id: str, start_tick: int, end_tick: int) -> str:
 
 
 class ClipMaker:
-    """begin (or begin_transition), add for every frame, ..., end. Rows go to the sink as shots end."""
+    """begin (or begin_transition), add for every frame, ..., end. Rows go to the sink as shots end.
+
+    part: seconds [start, end) of the film; spans that begin elsewhere give no rows. What a span is depends on at most
+    3 max_s before it: a shot that goes on for longer is cut up at fixed times of the film.
+    """
 
     def __init__(self, video_id: str, path: str, settings: Curate, want: frozenset[str],
-                 sink: Callable[[str, list[dict[str, Any]]], None]):  # fmt: skip
+                 sink: Callable[[str, list[dict[str, Any]]], None], part: tuple[float, float] = WHOLE):  # fmt: skip
         self._identity = {"video_id": video_id, "path": path, "media": "video"}
         self._settings, self._want, self._sink = settings, want, sink
         self._records: dict[str, deque[Record]] = {}
         self._shot = -1
         self._open = False
+        self._part = part
+        self.first_tick: int | None = None  # of the first span of this part
+        self.next_tick: int | None = None  # of the first span after it
 
     def record(self, signal: str, record: Record | None) -> None:
         if record is not None:
@@ -90,7 +99,8 @@ class ClipMaker:
             self._shot -= self._transition is None
             return
         if self._transition is not None:
-            self._spans.append(self._dropped(self._marks, edge, f"inside a {self._transition}"))
+            if self._ours(self._marks):
+                self._spans.append(self._dropped(self._marks, edge, f"inside a {self._transition}"))
         else:
             for marks, last in self._cut_up():
                 self._span(marks, edge if last else Edge("span", 1.0))
@@ -99,6 +109,11 @@ class ClipMaker:
         if "clips" in self._want:
             self._sink("clips", [one | shot for one in self._spans])
         self._forget(end.end_s)
+
+    def leave(self) -> None:
+        """Hand out the spans of a shot that goes on after the part."""
+        if self._open and self._spans and "clips" in self._want:
+            self._sink("clips", [one | {"shot_end_s": None, "shot_end_tick": None} for one in self._spans])
 
     def _start_shot(self, frame: Frame, edge: Edge, transition: str | None) -> None:
         self._open, self._transition = True, transition
@@ -124,11 +139,14 @@ class ClipMaker:
         return [(piece, k == len(pieces) - 1) for k, piece in enumerate(pieces)]
 
     def _give_up_span(self) -> None:
-        """Hand on the first `max_s` of a shot that is longer than twice that, and go on with the rest."""
-        until = self._marks[0].time_s + self._settings.shots.max_s
+        """Hand on the beginning of a shot that is longer than twice `max_s`, up to the next multiple of `max_s` in the
+        film's time, and go on with the rest. Its hashes are taken in step with that, too, from here on."""
+        long_s = self._settings.shots.max_s
+        until = (math.floor(self._marks[0].time_s / long_s + 1e-9) + 1) * long_s
         count = int(np.searchsorted([mark.time_s for mark in self._marks], until - 1e-9))
         kept, rest = self._marks[:count], self._marks[count:]
-        self._span(kept, Edge("span", 1.0))
+        if kept:
+            self._span(kept, Edge("span", 1.0))
         self._forget(rest[0].time_s)
         candidates = [one for one in self._store.all() if one.time_s >= rest[0].time_s]
         self._start_stretch(rest[0].time_s)
@@ -136,10 +154,13 @@ class ClipMaker:
         for one in candidates:
             self._store.add(one)
         self._hashes = [one for one in self._hashes if one[0] >= rest[0].time_s]
+        self._next_hash_s = until + HASH_STEP_S * math.ceil((rest[-1].end_s - until) / HASH_STEP_S - 1e-6)
         self._edge = Edge("span", 1.0)
 
     def _span(self, marks: list[Mark], end: Edge) -> None:
         """One span: a row, kept or dropped with its reason, and what is measured of it when it is kept."""
+        if not self._ours(marks):
+            return
         rules, start = self._settings.shots, self._edge if marks[0] is self._marks[0] else Edge("span", 1.0)
         low, high = usable(marks[0].time_s, marks[-1].end_s, start, end, rules)
         inside = [
@@ -155,6 +176,22 @@ class ClipMaker:
         done = self._row(marks, inside, start, end) | {"status": "ok", "reason": None}
         self._spans.append(done)
         self._measure(done, inside)
+
+    def _ours(self, marks: list[Mark]) -> bool:
+        """Whether the span begins in this part."""
+        start, end = self._part
+        if marks[0].time_s >= end and self.next_tick is None:
+            self.next_tick = marks[0].pts
+        ours = start <= marks[0].time_s < end
+        if ours and self.first_tick is None:
+            self.first_tick = marks[0].pts
+        return ours
+
+    def past(self) -> bool:
+        """Whether all spans of the part are there: what is being gathered begins after it."""
+        if self._open and self._marks and self.next_tick is None and self._marks[0].time_s >= self._part[1]:
+            self.next_tick = self._marks[0].pts
+        return self.next_tick is not None
 
     def _sharpest(self, marks: list[Mark]) -> int:
         """Index of the frame that the clip starts with, among those whose picture is still there."""

@@ -34,20 +34,22 @@ class Task(NamedTuple):
     bytes: int
     tag: str
     want: list[str]
+    part: tuple[float, float] | None = None  # seconds of the film: see `curate.segments`
 
 
 class Scanned(NamedTuple):
-    """video: row of `videos`; rows: table name -> Arrow batches file; seconds: spent in the child."""
+    """video: row of `videos`; rows: table name -> Arrow batches file of each spool; seconds: spent in the child."""
 
     video: dict[str, Any]
-    spool: Path
+    spools: tuple[Path, ...]
     seconds: float
 
     def batches(self, table: str) -> Iterator[pa.RecordBatch]:
-        path = self.spool / f"{table}.arrow"
-        if path.exists():
-            with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as reader:
-                yield from reader
+        for spool in self.spools:
+            path = spool / f"{table}.arrow"
+            if path.exists():
+                with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as reader:
+                    yield from reader
 
 
 class Isolated:
@@ -76,16 +78,22 @@ class Isolated:
             started = time.monotonic()
             answer, reason = self._ask(task, spool, beat)
             if answer is not None:
-                return Scanned(answer, spool, time.monotonic() - started)
+                return Scanned(answer, (spool,), time.monotonic() - started)
             reasons.append(reason)
         for stale in spool.glob("*.arrow"):
             stale.unlink()
         row = {"media": "video", "status": "quarantined", "reason": f"{STRIKES} strikes: {'; '.join(reasons)}"}
-        return Scanned(row, spool, 0.0)
+        return Scanned(row, (spool,), 0.0)
 
-    def _ask(self, task: Task, spool: Path, beat: Callable[[int], None]) -> tuple[dict[str, Any] | None, str]:
+    def parts(self, path: str, spool: Path) -> list[tuple[float, float]]:
+        """The parts that a video is long enough to be scanned in; none where it is not, or where it cannot be told."""
+        answer, _ = self._ask(Task("", path, 0, "", []), spool, lambda _frames: None, plan=True)
+        return [(start, end) for start, end in answer["parts"]] if answer else []
+
+    def _ask(self, task: Task, spool: Path, beat: Callable[[int], None], plan: bool = False
+             ) -> tuple[dict[str, Any] | None, str]:  # fmt: skip
         child = self._alive()
-        message = {"task": task._asdict(), "spool": str(spool)}
+        message = {"task": task._asdict(), "spool": str(spool), "plan": plan}
         try:
             assert child.stdin is not None
             child.stdin.write(json.dumps(message).encode() + b"\n")
@@ -206,14 +214,28 @@ def _scanned(settings: Curate, message: dict[str, Any], say: Callable[[dict[str,
     from curate.scan import Source, scan_video
 
     task = Task(**message["task"])
+    if message["plan"]:
+        return {"video": {"parts": _planned(task.path, settings)}}
     source = Source(task.video_id, task.path, task.bytes, task.tag)
     spool = Spool(Path(message["spool"]))
     try:
-        video = scan_video(source, settings, frozenset(task.want), spool.add, lambda frames: say({"beat": frames}))
+        video = scan_video(source, settings, frozenset(task.want), spool.add, lambda frames: say({"beat": frames}),
+                           part=tuple(task.part) if task.part else None)  # fmt: skip
         spool.close()
         return {"video": video}
     except Exception as error:  # noqa: BLE001 (told to the parent, which counts it as a strike)
         return {"fault": f"{type(error).__name__}: {error}"[:500]}
+
+
+def _planned(path: str, settings: Curate) -> list[tuple[float, float]]:
+    from curate.segments import plan
+    from media.decode import Unplayable, Video
+
+    try:
+        with Video(path) as video:
+            return plan(video.probe.container, video.probe.duration_s, settings)
+    except Unplayable:
+        return []
 
 
 def _end_with_parent() -> None:

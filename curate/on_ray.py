@@ -71,12 +71,13 @@ def run(jobs: list[unit.Job], beat: unit.Beat, check: Callable[[], None]) -> Ite
     board = _Board.remote()  # type: ignore[attr-defined]
     waiting, running = list(reversed(jobs)), {}
     limit, idle_since = 2 * workers(), time.monotonic()
+    most = max([1, *(int(node["Resources"].get("CPU", 1)) for node in ray.nodes())])  # of one machine
     try:
         while waiting or running:
             check()
             while waiting and len(running) < limit:
                 job = waiting.pop()
-                running[_run.remote(job, board)] = job
+                running[_run.options(num_cpus=min(job.threads, most)).remote(job, board)] = job
             finished, _ = ray.wait(list(running), timeout=0.5)
             counts = ray.get(board.take.remote())
             for what, count in counts.items():

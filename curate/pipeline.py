@@ -21,6 +21,7 @@ from media import storage
 from pipelines import Recipe, RecipeError
 
 FACTS = ("duration_s", "width", "height", "short_side", "fps", "aspect")  # scores that need no signal
+MOST_THREADS = 16  # that one unit may use
 STEPS = ("scan", "captions", "concepts", "sets", "report")
 
 
@@ -144,7 +145,8 @@ def _scan(tables: Tables, files: list[units.File], how: How, stop: commands.Stop
     lacking = unit.missing(tables, list(by_unit))
     tally = Tally()
     if lacking:
-        threads = 1 if how.workers > 1 else 2
+        spare = how.workers // len(lacking)  # fewer units than workers: each may use several cores
+        threads = min(MOST_THREADS, max(spare, 1 if how.workers > 1 else 2))
         plain = pipelines.resolved(tables.recipe)
         jobs = [
             unit.Job(number, plain, [tuple(file) for file in by_unit[number]], names, threads)

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 
 import cv2
 
-from curate.clips import ClipMaker, still_rows
+from curate.clips import WHOLE, ClipMaker, still_rows
+from curate.segments import Own, Piece, lead_s
 from curate.shots import Boundary, ShotFinder
 from curate.signals import SIGNALS
-from curate.signals.kinds import WORK_PX, Record, Seen, Watcher
+from curate.signals.kinds import SMALL_PX, WORK_PX, Record, Seen, Watcher
 from curate.spans import Edge
 from media.decode import Frame, Video
 from media.probe import Probe, Unplayable, classify
@@ -40,11 +41,12 @@ Sink = Callable[[str, list[dict[str, Any]]], None]
 
 
 def scan_video(source: Source, settings: Curate, want: frozenset[str], sink: Sink, beat: Callable[[int], None],
-               threads: int | None = None) -> dict[str, Any]:  # fmt: skip
+               threads: int | None = None, part: tuple[float, float] | None = None) -> dict[str, Any]:  # fmt: skip
     """Rows of the wanted tables (`clips`, `proxies`, `hashes`, `scores.<signal>`) go to the sink; returns the video's.
 
     Does not raise for what is in the file: a bad one has a status and a reason. threads of the decoder: as many as
-    OpenCV may use when not given.
+    OpenCV may use when not given. part: seconds [start, end) of a long video; then only spans that begin there give rows,
+    and the row has the further keys of `curate.segments.Piece`.
     """
     kind, reason = classify(source.path)
     if kind == "unsupported" or reason:
@@ -54,7 +56,9 @@ def scan_video(source: Source, settings: Curate, want: frozenset[str], sink: Sin
         return _scan_still(source, settings, want, sink)
     try:
         with Video(source.path, threads or cv2.getNumThreads()) as video:
-            return _Pass(source, settings, want, sink, beat, video).run()
+            if part is None:
+                return _Pass(source, settings, want, sink, beat, video).run()
+            return _Pass(source, settings, want, sink, beat, video, part).run_part(part)
     except Unplayable as why:
         return row(source, why.verdict, 0)
 
@@ -90,10 +94,12 @@ class _Pass:
     """The state of one pass over one video."""
 
     def __init__(self, source: Source, settings: Curate, want: frozenset[str], sink: Sink, beat: Callable[[int], None],
-                 video: Video):  # fmt: skip
+                 video: Video, part: tuple[float, float] = WHOLE):  # fmt: skip
         self.source, self.settings, self.video, self.beat = source, settings, video, beat
         self.finder = ShotFinder(settings.shots.detectors, video.time_base, settings.shots.mode)
-        self.clips = ClipMaker(source.video_id, source.path, settings, want, sink)
+        self.clips = ClipMaker(source.video_id, source.path, settings, want, sink, part)
+        self.sharp = settings.start.window_s > 0 or bool(want & {"proxies", "scores.sharpness"})
+        self.work_px = _work_px(settings) if self.sharp or len(want) > 1 else SMALL_PX
         self.watchers = _watchers(want)
         self.waiting: deque[Waiting] = deque()
         self.released = 0
@@ -110,12 +116,33 @@ class _Pass:
             self.clips.end(Edge("end", 1.0))
         return row(self.source, self.video.result(), self.video.frames)
 
+    def run_part(self, part: tuple[float, float]) -> dict[str, Any]:
+        """From well before the part until the last span that begins in it has ended."""
+        own, early = Own(), 0
+        if part[0] > 0 and not self.video.seek(max(0.0, part[0] - lead_s(self.settings))):
+            raise ValueError(f"{self.source.path}: cannot be entered at {part[0]:.0f} s")
+        for frame in self.video:
+            early = self.video.faults if frame.time_s < part[0] else early
+            own.see(frame, part)
+            self._take(frame)
+            self._settle(ended=False)
+            self._beat(frame.index + 1)
+            if self.clips.past():
+                break
+        else:
+            self._settle(ended=True)
+            self.clips.end(Edge("end", 1.0))
+        self.clips.leave()
+        piece = Piece(own.frames, self.video.faults - early, own.first_tick, own.end_tick, self.clips.first_tick,
+                      self.clips.next_tick, own.entered, *self.video.time_base.as_integer_ratio())  # fmt: skip
+        return row(self.source, self.video.probe, own.frames) | {"piece": piece._asdict()}
+
     def _take(self, frame: Frame) -> None:
-        seen = Seen(frame, frame.shrunk(_work_px(self.settings)))
+        seen = Seen(frame, frame.shrunk(self.work_px))
         seen.content = self.finder.push(seen.small, seen.bgr)
         for name, watcher in self.watchers.items():
             self.clips.record(name, _see(watcher, seen))
-        self.waiting.append(Waiting(seen.small, seen.sharpness))
+        self.waiting.append(Waiting(seen.small, seen.sharpness if self.sharp else 0.0))
 
     def _settle(self, ended: bool) -> None:
         self.boundaries.extend(self.finder.settle(ended))

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate.isolate import Isolated, Scanned, Task
+from curate.scan_parts import scan
 from curate.tables import Tables, typed
 from media import storage
 from pipelines import Recipe, check
@@ -28,7 +29,8 @@ FROM_PASS = (
 
 
 class Job(NamedTuple):
-    """A unit and the tables it still lacks. recipe: resolved, as JSON data; files: File tuples, aliases left out."""
+    """A unit and the tables it still lacks. recipe: resolved, as JSON data; files: File tuples, aliases left out; threads:
+    of the decoder, or processes that a long video is scanned in."""
 
     unit: int
     recipe: dict[str, Any]
@@ -126,7 +128,7 @@ def _scan(tables: Tables, job: Job, names: set[str], beat: Beat) -> int:
         for file in job.files:
             path, size, tag, video_id = file[:4]
             task = Task(video_id, path, size, tag, want)
-            scanned = child.scan(task, spool, lambda _frames: beat("alive", 1))
+            scanned = scan(task, child, spool, lambda _frames: beat("alive", 1))
             parts.add(scanned)
             row = {"video_id": video_id, "path": path, "bytes": size, "tag": tag} | scanned.video
             rows.append(row)

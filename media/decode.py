@@ -179,6 +179,11 @@ class Video:
             return False
         return True
 
+    @property
+    def faults(self) -> int:
+        """Packets that could not be decoded, until now."""
+        return len(self._errors)
+
     def __iter__(self) -> Iterator[Frame]:
         lost = False
         for packet in self._demuxed():

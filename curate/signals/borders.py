@@ -104,4 +104,4 @@ def _bar(lines: np.ndarray) -> Bar | None:
     return Bar(count, bool((step > STEP).mean() >= STEP_SHARE))
 
 
-SIGNAL = Signal(COLUMNS, 1, "pass", Watch, summary)
+SIGNAL = Signal(COLUMNS, 2, "pass", Watch, summary)

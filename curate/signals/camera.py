@@ -97,4 +97,4 @@ def direction(kind: str, fits: Sequence[Fit]) -> tuple[str, float]:
     return ("up" if down > 0 else "down"), clarity
 
 
-SIGNAL = Signal(COLUMNS, 1, "pass", Watch, summary)
+SIGNAL = Signal(COLUMNS, 2, "pass", Watch, summary)

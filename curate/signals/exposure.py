@@ -95,4 +95,4 @@ def _edge_excess(luma: np.ndarray) -> float:
     )
 
 
-SIGNAL = Signal({name: pa.float64() for name in COLUMNS}, 1, "pass", Watch, summary)
+SIGNAL = Signal({name: pa.float64() for name in COLUMNS}, 2, "pass", Watch, summary)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -102,13 +103,16 @@ class Signal:
 
 
 class EverySeconds:
-    """Says of frames in time order whether one is due: the first, then at least `step_s` after the one before."""
+    """Says of frames in time order whether one is due: the first of every second of the film, then at least `step_s` after
+    the one before. So what is due depends on the film's time, and not on where a pass over it began."""
 
     def __init__(self, step_s: float):
-        self.step_s, self._last_s = step_s, -np.inf
+        self.step_s, self._last_s, self._second = step_s, -np.inf, -np.inf
 
     def due(self, time_s: float) -> bool:
-        if time_s - self._last_s < self.step_s - 1e-6:
+        second, before = math.floor(time_s + 1e-6), self._second
+        self._second = second
+        if second == before and time_s - self._last_s < self.step_s - 1e-6:
             return False
         self._last_s = time_s
         return True
