@@ -220,7 +220,7 @@ def _scanned(settings: Curate, message: dict[str, Any], say: Callable[[dict[str,
     spool = Spool(Path(message["spool"]))
     try:
         video = scan_video(source, settings, frozenset(task.want), spool.add, lambda frames: say({"beat": frames}),
-                           part=tuple(task.part) if task.part else None)  # fmt: skip
+                           part=(task.part[0], task.part[1]) if task.part else None)  # fmt: skip
         spool.close()
         return {"video": video}
     except Exception as error:  # noqa: BLE001 (told to the parent, which counts it as a strike)
