@@ -167,6 +167,15 @@ class View(Frozen):
     span: Literal["head", "random", "all"] = "head"  # which part of a clip longer than the bucket is encoded
 
 
+class ImageTokens(Frozen):
+    """Tokens that a LLaVA makes of the first frame. model: its folder, None is `text`; every stride-th is stored (2 serves
+    variants that take every 2nd and every 4th); prompt: words up to `<image>`, None is HunyuanVideo-I2V's."""
+
+    model: StrictStr | None = None
+    stride: Count = 2
+    prompt: StrictStr | None = None
+
+
 class Cache(Frozen):
     """vae, text: built-in name or path of a diffusers / transformers folder. precision: what these compute in; dtype:
     what is stored. templates: text with `{}` for the caption; text_layer: hidden states of a decoder, from the end."""
@@ -184,6 +193,7 @@ class Cache(Frozen):
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     conditions: tuple[Literal["first_frame", "noised_first_frame", "image_tokens"], ...] = ()
     noise_draws: Count = 4
+    image_tokens: ImageTokens = ImageTokens()
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     shard_bytes: Count = 256_000_000
 

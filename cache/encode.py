@@ -1,21 +1,26 @@
-"""Pixels -> latents -> shards. The VAE sees one bucket at a time; tars appear whole."""
+"""Pixels -> latents -> shards. The VAE sees one bucket at a time; frames are read ahead of it and tars written behind it,
+and appear whole."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from cache.behind import Behind
 from cache.buckets import Bucket
 from cache.members import pack
 from cache.plan import Item, Shard
 from cache.readers import Request, Result, read_ahead
 from cache.shards import writing_shard
 from cache.state import BucketState
+from compat import keep_freed_memory
+from model.image_tokens import ImageTokens
 from model.vae import Vae
 from pipelines import Recipe
 
@@ -35,28 +40,54 @@ class Job(NamedTuple):
         return sum(len(shard.items) for shard in self.shards)
 
 
-def make_latents(recipe: Recipe, jobs: Sequence[Job], vae: Vae, workers: int, done: Callable[[Bucket, int], None],
-                 stopping: Callable[[], bool]) -> None:  # fmt: skip
+class Networks(NamedTuple):
+    """What encodes: the VAE, and, where the recipe wants image tokens, what sees."""
+
+    vae: Vae
+    seer: ImageTokens | None = None
+
+
+def make_latents(recipe: Recipe, jobs: Sequence[Job], networks: Networks, workers: int,
+                 done: Callable[[Bucket, int], None], stopping: Callable[[], bool]) -> None:  # fmt: skip
     """Make every shard of the jobs and index it.
 
-    done(bucket, samples) is called as samples are made. After stopping() came true the shard at hand is finished.
+    workers: processes that read; with 0 everything happens in this one, one thing after the other: a decoder that shares
+    a process with threads and much memory crashed now and then. done(bucket, samples) is called as samples are made.
+    After stopping() came true the shard at hand is finished.
     """
     requests = [
         Request(item.path, item.start_s, item.crop, job.bucket)
         for job in jobs for shard in job.shards for item in shard.items
     ]  # fmt: skip
-    with closing(read_ahead(requests, min(workers, len(requests)), recipe.curate.stall_s)) as pixels:
+    with (
+        closing(read_ahead(requests, min(workers, len(requests)), recipe.curate.stall_s)) as pixels,
+        Behind(workers > 0) as behind,
+    ):
         for job in jobs:
             for shard in job.shards:
                 if not stopping():
-                    _make_shard(recipe, job, shard, vae, pixels, done)
-            job.state.save()
+                    made = _encoded(recipe, job.bucket, shard.items, networks, pixels)
+                    behind.feed(partial(_write_shard, job, shard, done), made)
+            behind.feed(lambda nothing, state=job.state: state.save())
 
 
-def _make_shard(recipe: Recipe, job: Job, shard: Shard, vae: Vae, pixels: Iterator[Result],
-                done: Callable[[Bucket, int], None]) -> None:  # fmt: skip
+@contextmanager
+def sparing_threads() -> Iterator[None]:
+    """A VAE on a CPU leaves one core to the readers (two threads that share a core with a reader wait for each other)
+    and keeps its memory. A latent's bytes depend on neither."""
+    keep_freed_memory()
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, before - 1))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _write_shard(job: Job, shard: Shard, done: Callable[[Bucket, int], None],
+                 made: Iterable[tuple[Item, dict[str, torch.Tensor] | str]]) -> None:  # fmt: skip
     with writing_shard(job.state.shard_path(shard.number)) as writer:
-        for item, found in _encoded(recipe, job.bucket, shard.items, vae, pixels):
+        for item, found in made:
             if isinstance(found, str):
                 writer.fail(item.key, found)
             else:
@@ -65,14 +96,16 @@ def _make_shard(recipe: Recipe, job: Job, shard: Shard, vae: Vae, pixels: Iterat
     job.state.add(shard.number, writer.places, writer.failed)
 
 
-def _encoded(recipe: Recipe, bucket: Bucket, items: Sequence[Item], vae: Vae,
+def _encoded(recipe: Recipe, bucket: Bucket, items: Sequence[Item], networks: Networks,
              pixels: Iterator[Result]) -> Iterator[tuple[Item, dict[str, torch.Tensor] | str]]:  # fmt: skip
     """Each item with its tensors, or with the reason why it has none."""
     left = iter(items)
-    while batch := list(islice(left, batch_size(vae, bucket))):
+    while batch := list(islice(left, batch_size(networks.vae, bucket))):
         results = list(islice(pixels, len(batch)))
         good = [(item, found) for item, found in zip(batch, results) if isinstance(found, np.ndarray)]
-        made = iter(tensors_of(recipe, bucket, [i for i, _ in good], [p for _, p in good], vae)) if good else iter(())
+        made = (
+            iter(tensors_of(recipe, bucket, [i for i, _ in good], [p for _, p in good], networks)) if good else iter(())
+        )
         for item, found in zip(batch, results, strict=True):
             yield item, found if isinstance(found, str) else next(made)
 
@@ -84,9 +117,10 @@ def batch_size(vae: Vae, bucket: Bucket) -> int:
 
 
 def tensors_of(recipe: Recipe, bucket: Bucket, items: Sequence[Item], pixels: Sequence[np.ndarray],
-               vae: Vae) -> list[dict[str, torch.Tensor] | str]:  # fmt: skip
+               networks: Networks) -> list[dict[str, torch.Tensor] | str]:  # fmt: skip
     """What is stored for each of these samples: latent, and what the recipe asks for beside it."""
-    video = to_video(np.stack(pixels)).to(getattr(vae, "device", "cpu"))
+    vae, stacked = networks.vae, np.stack(pixels)
+    video = to_video(stacked, getattr(vae, "device", "cpu"))
     mean, logvar = vae.encode(video)
     wanted = bucket.latent_shape(vae.channels)
     if tuple(mean.shape[1:]) != wanted:
@@ -98,6 +132,8 @@ def tensors_of(recipe: Recipe, bucket: Bucket, items: Sequence[Item], pixels: Se
         stored["logvar"] = logvar
     if bucket.frames > 1:
         stored |= conditions(recipe, items, video[:, :, :1], vae)
+        if networks.seer is not None:
+            stored["image_tokens"] = networks.seer.encode(stacked[:, 0])
     dtype = getattr(torch, recipe.cache.dtype)
     whole = {name: tensor if name == "sigmas" else tensor.to(dtype).cpu() for name, tensor in stored.items()}
     return [_checked({name: tensor[at] for name, tensor in whole.items()}) for at in range(len(items))]
@@ -114,7 +150,7 @@ def conditions(recipe: Recipe, items: Sequence[Item], first: torch.Tensor, vae: 
     if "first_frame" in recipe.cache.conditions:
         found["first_frame"] = vae.encode(first)[0]
     if "noised_first_frame" in recipe.cache.conditions:
-        draws = [_noise(item, recipe.cache.noise_draws, first.shape[1:]) for item in items]
+        draws = [noise_of(item, recipe.cache.noise_draws, first.shape[1:]) for item in items]
         sigmas = torch.stack([sigma for sigma, _ in draws])
         noise = torch.stack([one for _, one in draws]).to(first.device)
         noised = first[:, None] + sigmas.to(first.device).view(*sigmas.shape, 1, 1, 1, 1) * noise
@@ -123,13 +159,13 @@ def conditions(recipe: Recipe, items: Sequence[Item], first: torch.Tensor, vae: 
     return found
 
 
-def to_video(pixels: np.ndarray) -> torch.Tensor:
-    """uint8 (B, T, H, W, 3) -> float32 (B, 3, T, H, W) in [-1, 1]."""
-    return torch.from_numpy(pixels).permute(0, 4, 1, 2, 3).contiguous().float() / 127.5 - 1.0
+def to_video(pixels: np.ndarray, device: torch.device | str = "cpu") -> torch.Tensor:
+    """uint8 (B, T, H, W, 3) -> float32 (B, 3, T, H, W) in [-1, 1]. To a GPU bytes travel, not floats."""
+    return torch.from_numpy(pixels).to(device).permute(0, 4, 1, 2, 3).contiguous().float() / 127.5 - 1.0
 
 
-def _noise(item: Item, draws: int, shape: torch.Size) -> tuple[torch.Tensor, torch.Tensor]:
-    """sigmas (K,), noise (K, *shape)."""
+def noise_of(item: Item, draws: int, shape: torch.Size) -> tuple[torch.Tensor, torch.Tensor]:
+    """sigmas (K,), noise (K, *shape) of a clip's condition image: they depend on its id and its start alone."""
     generator = np.random.Generator(
         np.random.Philox(np.random.SeedSequence([int(item.clip_id, 16), item.start_tick % 2**63]))
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from media import storage
-from pipelines import Recipe, RecipeError, fingerprint
+from pipelines import Recipe, fingerprint
 
 # Raised by hand when the bytes of a sample change though no setting did; a golden test fails first.
 LATENT_VERSION = 1
@@ -23,19 +23,20 @@ class NoCache(CacheError, FileNotFoundError):
 def latent_settings(recipe: Recipe) -> dict[str, Any]:
     """Everything that changes the bytes of a latent; views and sets only choose among samples and are not in it.
 
-    Raises RecipeError for conditions that nothing makes.
+    Raises RecipeError for image tokens without a model, MissingWeights.
     """
     from cache.pixels import pixel_settings
     from model.vae import vae_settings
 
     chosen = recipe.cache
-    if "image_tokens" in chosen.conditions:
-        raise RecipeError(
-            "cache.conditions: image_tokens cannot be made yet; there are first_frame, noised_first_frame"
-        )
     conditions: dict[str, Any] = {name: {} for name in sorted(chosen.conditions)}
     if "noised_first_frame" in conditions:
         conditions["noised_first_frame"] = {"draws": chosen.noise_draws, "log_sigma": [-3.0, 0.5]}
+    if "image_tokens" in conditions:
+        from cache.networks import image_spec
+        from model.image_tokens import settings
+
+        conditions["image_tokens"] = settings(image_spec(recipe))
     return {
         "encode_version": LATENT_VERSION,
         "vae": vae_settings(chosen.vae, chosen.tiling, chosen.precision),

@@ -6,9 +6,10 @@ import os
 
 import torch
 
+from model.image_tokens import PROMPT, ImageSpec, ImageTokens
 from model.text import TextEncoder, TextSpec, load_spec
 from model.vae import Vae, load_vae
-from pipelines import Recipe
+from pipelines import Recipe, RecipeError
 
 
 def best_device(asked: str | None = None) -> torch.device:
@@ -33,3 +34,17 @@ def text_spec(recipe: Recipe) -> TextSpec:
 def text_of(recipe: Recipe, device: torch.device | str = "cpu") -> TextEncoder:
     """Raises MissingWeights."""
     return load_spec(text_spec(recipe), device)
+
+
+def image_spec(recipe: Recipe) -> ImageSpec:
+    """Raises RecipeError where the recipe names no LLaVA."""
+    chosen = recipe.cache.image_tokens
+    folder = chosen.model or recipe.cache.text
+    if folder == "bytes":
+        raise RecipeError("cache.image_tokens.model: must be the folder of a LLaVA to make the condition image_tokens")
+    return ImageSpec(folder, recipe.cache.text_layer, chosen.stride, chosen.prompt or PROMPT, recipe.cache.precision)
+
+
+def image_tokens_of(recipe: Recipe, device: torch.device | str = "cpu") -> ImageTokens | None:
+    """None where no condition asks for them. Raises RecipeError, MissingWeights."""
+    return ImageTokens(image_spec(recipe), device) if "image_tokens" in recipe.cache.conditions else None

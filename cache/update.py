@@ -6,6 +6,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -13,13 +14,14 @@ import pyarrow.compute as pc
 
 import commands
 from cache import index as tables
+from cache.black import write_black
 from cache.buckets import Bucket, Size
 from cache.crew import Crew
-from cache.encode import Job, make_latents
+from cache.encode import Job, Networks, make_latents, sparing_threads
 from cache.encode_text import TextCounts, TextWriter
 from cache.fingerprint import cache_folder, latent_settings, text_settings
 from cache.ledger import Placed, clips_of, feeding_sets, place, view_table
-from cache.networks import best_device, text_of, vae_of
+from cache.networks import best_device, image_tokens_of, text_of, vae_of
 from cache.plan import extended, sample_bytes, shards
 from cache.speed import write_speed
 from cache.state import BucketState
@@ -179,10 +181,16 @@ def _make(recipe: Recipe, options: Options, jobs: list[Job], stopping: Stopping,
     total = sum(job.samples for job in mine)
     if not total or stopping():
         return
-    vae = vae_of(recipe, best_device(options.device))
+    device = best_device(options.device)
+    networks = Networks(vae_of(recipe, device), image_tokens_of(recipe, device))
+    if networks.seer is not None:
+        write_black(jobs[0].state.folder, networks.seer, recipe.cache.dtype)
     progress = commands.Progress("latents", total, options.as_json)
     workers = options.workers if options.workers is not None else os.cpu_count() or 1
-    make_latents(recipe, mine, vae, workers, lambda bucket, count: progress.add(count, bucket=bucket.name), stopping)
+    with sparing_threads() if device.type == "cpu" and workers else nullcontext():
+        make_latents(
+            recipe, mine, networks, workers, lambda bucket, count: progress.add(count, bucket=bucket.name), stopping
+        )
     progress.close()
 
 

@@ -34,11 +34,11 @@ class TransformersText:
         self._settings = settings(spec)
         self.width, self.pooled_width = int(self._settings["width"]), int(self._settings["pooled_width"])
         folder = _folder(spec.text)
-        self._tokenizer, self._network = _tokenizer(folder), self._loaded(folder)
+        self._tokenizer, self._network = tokenizer_of(folder), self._loaded(folder)
         self._decoder = self._settings["class"] not in ENCODERS
         if spec.pooled is not None:
             self._pooler = self._loaded(_pooled_folder(spec.pooled))
-            self._pooler_tokenizer = _tokenizer(_pooled_folder(spec.pooled))
+            self._pooler_tokenizer = tokenizer_of(_pooled_folder(spec.pooled))
 
     def settings(self) -> dict[str, Any]:
         return self._settings
@@ -160,7 +160,7 @@ def _tokenizer_folder(folder: Path) -> Path:
 
 
 @lru_cache(maxsize=4)
-def _tokenizer(folder: Path) -> Any:
+def tokenizer_of(folder: Path) -> Any:
     mend_torchvision()
     from transformers import AutoTokenizer
 

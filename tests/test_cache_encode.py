@@ -10,16 +10,18 @@ import cache_workspace as ws
 import numpy as np
 import pytest
 import safetensors.torch
+import scipy.stats
 import torch
 
 from cache import index as tables
 from cache.buckets import Bucket
 from cache.crew import Crew
-from cache.encode import to_video
+from cache.encode import LOG_SIGMA, noise_of, to_video
 from cache.encode_latents import app
 from cache.estimate import estimate
 from cache.fingerprint import CacheError, latent_settings, text_settings
 from cache.pixels import Crop, read_pixels
+from cache.plan import Item
 from cache.read import open_cache
 from cache.update import Options, Summary, assist, update
 from model import codec
@@ -214,6 +216,22 @@ def test_conditions_are_encoded_from_the_first_frame_alone(tmp_path: Path, files
     assert np.argsort(away).tolist() == np.argsort(sigmas.numpy()).tolist()  # more noise, further away
 
 
+def test_noise_of_the_condition_image_is_cogvideos_and_belongs_to_its_clip() -> None:
+    """sigma = exp(N(-3, 0.5)) on 2,400 draws of 600 clips, and the same for a clip whatever is drawn beside it."""
+    items = [Item(f"{i:016x}", f"{i * 7919:016x}", i % 3, 0.0, "", Crop()) for i in range(600)]
+    drawn = [noise_of(item, 4, torch.Size((3, 1, 4, 4))) for item in items]
+    logs = torch.cat([sigmas for sigmas, _ in drawn]).double().log().numpy()
+    assert len(logs) == 2400 and scipy.stats.kstest(logs, "norm", args=LOG_SIGMA).pvalue > 0.01
+    assert abs(logs.mean() + 3) < 4 * 0.5 / 2400**0.5 and abs(logs.std() - 0.5) < 0.03
+    noise = torch.stack([one for _, one in drawn]).flatten()
+    assert abs(float(noise.mean())) < 0.02 and abs(float(noise.std()) - 1) < 0.02
+    sigmas, again = noise_of(items[7], 4, torch.Size((3, 1, 4, 4)))
+    assert torch.equal(sigmas, drawn[7][0]) and torch.equal(again, drawn[7][1])
+    assert not torch.equal(drawn[8][0], sigmas)
+    moved = noise_of(items[7]._replace(start_tick=99), 4, torch.Size((3, 1, 4, 4)))
+    assert not torch.equal(moved[0], sigmas)
+
+
 def test_a_view_that_ends_up_empty_is_an_error_before_encoding(tmp_path: Path, files: list[dict[str, Any]]) -> None:
     views = ws.DEFAULTS["views"] | {"clip": {"size": 64, "frames": 129, "fps": 24.0}}
     chosen = ws.fill(ws.recipe(tmp_path, views=views), files)
@@ -272,7 +290,7 @@ def test_command_dry_run_run_and_errors(chosen: Recipe, tmp_path: Path, capsys: 
         (["--stage", "nope"], 2, "no such stage"),
         (["--set", "cache.vea=codec"], 2, "did you mean 'vae'"),
         (["--set", "cache.vae=/no/where"], 2, "no such folder"),
-        (["--set", "cache.conditions=[image_tokens]"], 2, "cannot be made yet"),
+        (["--set", "cache.conditions=[image_tokens]"], 2, "must be the folder of a LLaVA"),
         (["--workspace", str(tmp_path / "elsewhere")], 2, "run `curate` first"),
     ):
         assert ws.leave(app, *config, *arguments) == code
