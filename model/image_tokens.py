@@ -43,7 +43,8 @@ class ImageTokens:
         folder = _folder(spec)
         dtype = getattr(torch, spec.precision)
         network = transformers.LlavaForConditionalGeneration.from_pretrained(folder, dtype=dtype, use_safetensors=True)
-        self._network: Any = network.model.requires_grad_(False).eval().to(self.device)
+        inner: Any = network.model
+        self._network: Any = inner.requires_grad_(False).eval().to(self.device)
         self._look = _processor(folder)
         before, self._count = _prompt_ids(folder, spec), int(self._settings["tokens"])
         self._start, picture = len(before), int(network.config.image_token_id)
