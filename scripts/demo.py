@@ -32,7 +32,7 @@ def main() -> None:
         run(timings, "footage", [sys.executable, "-m", "examples.footage", "data/footage"])
     with private_ray() as (address, environment):
         run(timings, "curate", [str(BIN / "ray"), "job", "submit", "--address", address, "--", "curate"], environment)
-    run(timings, "cache", [sys.executable, "-m", "cache.encode_latents"])
+    run(timings, "cache", [sys.executable, "-m", "cache.encode_latents", "--stage", STAGE])
     run(timings, "train", [sys.executable, "-m", "train.run", "--stage", STAGE])
     run(timings, "sample", [sys.executable, "-m", "train.sample", "--stage", STAGE, "--prompt", PROMPT])
     run({}, "report", [sys.executable, "-m", "train.report", "--stage", STAGE])

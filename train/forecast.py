@@ -137,10 +137,10 @@ def _pools(recipe: Recipe, stage: Stage) -> tuple[list[list[Pool]], str, dict[st
         return [list(feed.train) for feed in stage_pools(cache, stage, stages.cost_of(recipe))], "cache", size
     except (CacheError, RecipeError, FileNotFoundError) as error:
         why = str(error).splitlines()[0]
-    return [_assumed(recipe, feed.view, stage, size) for feed in stage.feeds], f"views ({why})", size
+    return [assumed_pools(recipe, feed.view, stage, size) for feed in stage.feeds], f"views ({why})", size
 
 
-def _assumed(recipe: Recipe, view_name: str, stage: Stage, size: dict[str, Any]) -> list[Pool]:
+def assumed_pools(recipe: Recipe, view_name: str, stage: Stage, size: dict[str, Any]) -> list[Pool]:
     """Equally many samples in every bucket of a view."""
     view, rows, cost = recipe.views[view_name], np.arange(ASSUMED_ROWS), stages.cost_of(recipe)
     aspects = [width / 1000 for width in range(250, 4001, 50)]

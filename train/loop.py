@@ -25,6 +25,7 @@ from train.loader import read_ahead
 from train.metrics import Metrics, Progress
 from train.optim import DTYPES, Weights, learning_rate
 from train.plan import MicroBatch, Plan, share_out
+from train.probe import probe
 from train.saving import Saver
 from train.step import Result, train_step
 from train.validation import validate
@@ -39,11 +40,13 @@ class Exploded(RuntimeError):
 
 
 class Options(NamedTuple):
-    """workers: threads that read ahead; as_json: progress for machines; fresh: set an earlier run aside first."""
+    """workers: threads that read ahead; as_json: progress for machines; fresh: set an earlier run aside first; probe:
+    try the dearest bucket before the first step."""
 
     workers: int = 2
     as_json: bool = False
     fresh: bool = False
+    probe: bool = False
 
 
 class Run(NamedTuple):
@@ -154,6 +157,8 @@ def _loop(run: Run, start: int, stop: Stop, options: Options, progress: Progress
     steps = read_ahead(load, mine, start, stage.steps, options.workers, run.cache)
     losses: deque[float] = deque(maxlen=REMEMBERED)
     saved = start if start else None
+    if options.probe:
+        _tell(world, progress, f"{run.name}: {probe(run.weights, run.cache, run.feeds, world)}")
     if start == 0:
         _validate(run, 0, metrics, progress)
     with closing(steps), Saver(run.folder.path, world, stage.keep_last, stage.milestones) as saver:

@@ -33,6 +33,7 @@ def main(
     device: Device = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Threads that read ahead.")] = 2,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start anew; an earlier run is set aside.")] = False,
+    probe: Annotated[bool, typer.Option("--probe", help="Try the dearest bucket before the first step.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For machines: JSON lines on standard output.")] = False,
 ) -> int:
     """Train a stage of the recipe, going on from its newest checkpoint.
@@ -51,7 +52,7 @@ def main(
         with distributed.joined(device) as world:
             for name in todo:
                 if stage or not stages.complete(settings, name):
-                    loop.train_stage(settings, name, world, stop, loop.Options(workers, as_json, fresh))
+                    loop.train_stage(settings, name, world, stop, loop.Options(workers, as_json, fresh, probe))
     except CacheError as error:
         raise pipelines.RecipeError(str(error)) from None
     return 0
