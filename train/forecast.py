@@ -14,6 +14,7 @@ from model.flops import parameters, recomputed_flops, training_flops
 from pipelines import Recipe, RecipeError, Stage
 from train import stages
 from train.data import stage_pools
+from train.distributed import parts_of
 from train.gpus import Gpu, peak_flops
 from train.memory import Job, Memory, job_of, memory
 from train.plan import Plan, Pool, samples_per_batch, share_out
@@ -67,7 +68,7 @@ def forecast(recipe: Recipe, name: str, gpu: Gpu, gpus: int, utilisation: float)
     stage = stages.stage_of(recipe, name)
     pools, source, size = _pools(recipe, stage)
     speed = peak_flops(gpu, stage.precision) * utilisation
-    job = job_of(size, stage.checkpointing, stage.precision, stage.lora, gpus)
+    job = job_of(size, stage.checkpointing, stage.precision, stage.lora, parts_of(stage.shard, gpus))
     rows = [_bucket(recipe, feed.set + " x " + feed.view, pool, stage, job, speed, gpu, source)
             for feed, some in zip(stage.feeds, pools) for pool in some]  # fmt: skip
     try:

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 from cache.read import LatentCache, open_cache
 from commands import Stop, hold
-from model.dit import compile_blocks
+from model.dit import DiT, compile_blocks
 from pipelines import Recipe, RecipeError, Stage, resolved
+from train import adapters, checkpoint, distributed, stages
 from train import batch as batches
-from train import checkpoint, distributed, stages
 from train.data import FeedPools, changes, stage_pools
 from train.distributed import World, barrier
 from train.during import StageSamples
@@ -108,6 +108,8 @@ def _open(recipe: Recipe, name: str, world: World, cache: LatentCache, folder: R
         raise RecipeError(f"stages.{name}: {error}") from None
     widths = stages.widths_of(cache.settings)
     model = stages.build(stages.size_of(recipe), widths, stage.seed, stage.checkpointing)
+    if stage.lora:
+        _adapt(model, recipe, name, world, folder)
     if stage.compile:
         compile_blocks(model)
     spread = distributed.spread(model, model.blocks(), stage.shard, DTYPES[stage.precision], world)
@@ -115,11 +117,25 @@ def _open(recipe: Recipe, name: str, world: World, cache: LatentCache, folder: R
     return Run(recipe, name, stage, world, cache, feeds, plan, weights, folder)
 
 
+def _adapt(model: DiT, recipe: Recipe, name: str, world: World, folder: RunFolder) -> None:
+    """Load what the adapters are put on, keep it in the run's folder, put them on."""
+    stage = recipe.stages[name]
+    frozen = stages.frozen_weights(recipe, name)
+    if frozen is not None:
+        model.load_state_dict(frozen)
+    barrier(world)  # all have looked whether it is kept
+    if world.first and adapters.base_of(folder.path) is None:
+        adapters.keep_base(folder.path, model.state_dict())
+    barrier(world)
+    assert stage.lora is not None
+    adapters.put_on(model, stage.lora, stage.seed)
+
+
 def _go_on(run: Run, progress: Progress) -> int:
     """Load the newest checkpoint, or the stage's start weights. Returns the number of updates done."""
     found = checkpoint.latest(run.folder.path)
     if found is None:
-        weights = stages.start_weights(run.recipe, run.name)
+        weights = None if run.stage.lora else stages.start_weights(run.recipe, run.name)
         if weights is not None:
             run.weights.start_from(weights)
         return 0

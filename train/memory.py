@@ -23,8 +23,8 @@ from model.dit import DiT
 from model.flops import parameters
 from model.lora import add_lora
 from pipelines import Lora
+from train.optim import DTYPES
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 POINTS = (1024, 4096)  # tokens at which a step is played; between and beyond them its memory is a straight line
 DATA_COPIES = 4  # of the video in float32 or wider: data, noise, their mixture, the target
 GATHERED = 2  # whole blocks that a rank of a sharded network holds: the one at work and the next
@@ -65,7 +65,7 @@ def memory(job: Job, batch: int, tokens: int, text: int) -> Memory:
     """Of a step on `batch` samples of `tokens` video and `text` text tokens each, on each of the job's devices."""
     size, narrow = dict(job.size), DTYPES[job.precision].itemsize
     wide = max(narrow, 4)
-    copies = narrow if narrow < wide else 0
+    copies = narrow if narrow < wide and job.shards == 1 else 0  # spread weights are rounded as they are gathered
     every, trained = parameters(size), _trained(job)
     low, high = (_played(job, point) for point in POINTS)
     at = (batch * (tokens + text) - POINTS[0]) / (POINTS[1] - POINTS[0])

@@ -49,12 +49,12 @@ class Weights:
         dtype = DTYPES[stage.precision]
         wide = torch.promote_types(dtype, torch.float32)
         self.model, self.stage, self.dtype, self.spread = model if spread else model.to(wide), stage, dtype, spread
-        self._inner = dict(model.named_parameters())
+        self._inner = _trained(model)
         self.masters = self._inner
         if dtype != wide and not spread:
             self.masters = {name: nn.Parameter(one.detach().clone()) for name, one in self._inner.items()}
             self.model.to(dtype)
-            self._inner = dict(self.model.named_parameters())
+            self._inner = _trained(self.model)
         self.average = {name: one.detach().clone() for name, one in self.masters.items()}
         self.optimiser = torch.optim.AdamW(_groups(self.masters, stage), lr=stage.lr, betas=stage.betas, eps=1e-8,
                                            fused=True)  # fmt: skip
@@ -154,6 +154,11 @@ class Weights:
             kept = mine.clone()
             mine.copy_(other)
             other.copy_(kept)
+
+
+def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Frozen parameters have no master, no state and no average, and are in no checkpoint."""
+    return {name: one for name, one in model.named_parameters() if one.requires_grad}
 
 
 def _groups(masters: dict[str, nn.Parameter], stage: Stage) -> list[dict]:

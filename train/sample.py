@@ -80,18 +80,14 @@ class _Studio:
 
         from model.text import load_text
         from model.vae import load_vae
-        from train import checkpoint, stages
+        from train import stages, trained
 
         self.folder = stages.run_folder(recipe, stage)
-        found = checkpoint.latest(self.folder)
-        if found is None:
-            raise pipelines.RecipeError(f"{self.folder}: no checkpoint, run `python -m train.run --stage {stage}`")
+        found = trained.trained(recipe, stage, raw)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.widths = stages.widths_of(found.state["cache"])
-        trained = pipelines.check(found.state["recipe"])
-        self.model = stages.build(stages.size_of(trained), self.widths, 0).to(self.device).eval()
-        self.model.load_state_dict(checkpoint.load(found)["model" if raw else "average"])
-        cache = trained.cache
+        self.widths = stages.widths_of(found.cache)
+        self.model = trained.network(found, stage).to(self.device).eval()
+        cache = found.recipe.cache
         self.vae = load_vae(cache.vae, self.device, cache.tiling)
         self.encoder = load_text(cache.text, cache.text_pooled, cache.text_length, cache.template, self.device)
 

@@ -17,11 +17,11 @@ from model.dit import DiT
 from model.flops import training_flops
 from model.sizes import SIZES
 from pipelines import Recipe, RecipeError, Stage, resolved
-from train import checkpoint
+from train import adapters, checkpoint
 
 TEXT_TOKENS = 64  # a middling caption: what text costs is small beside the video
 # What a resumed run may not change: these decide which samples a step holds, or what its weights mean.
-FIXED = ("feeds", "micro_batches", "mix", "tokens", "seed", "precision")
+FIXED = ("feeds", "micro_batches", "mix", "tokens", "seed", "precision", "lora")
 
 
 def stage_of(recipe: Recipe, name: str) -> Stage:
@@ -34,11 +34,14 @@ def stage_of(recipe: Recipe, name: str) -> Stage:
     asked = {
         "losses.perceptual": stage.losses.perceptual, "losses.temporal": stage.losses.temporal,
         "losses.sync": stage.losses.sync, "phases": stage.phases, "image_to_video": stage.image_to_video,
-        "unfreeze": stage.unfreeze, "lora": stage.lora,
+        "unfreeze": stage.unfreeze,
     }  # fmt: skip
     for key, value in asked.items():
         if value:
             raise RecipeError(f"stages.{name}.{key}: not possible yet, take it out")
+    if stage.lora:
+        with torch.device("meta"):  # a mistyped target is told before anything is read or set aside
+            adapters.put_on(DiT(**size_of(recipe)), stage.lora, stage.seed)
     return stage
 
 
@@ -99,6 +102,12 @@ def start_weights(recipe: Recipe, name: str) -> dict[str, Tensor] | None:
     return _of_path(name, str(source))
 
 
+def frozen_weights(recipe: Recipe, name: str) -> dict[str, Tensor] | None:
+    """What a stage with `lora:` puts its adapters on: kept in its run's folder from the start on. None is build()'s."""
+    kept = adapters.base_of(run_folder(recipe, name))
+    return start_weights(recipe, name) if kept is None else kept
+
+
 def fixed(recipe: Recipe, name: str) -> dict[str, Any]:
     """What must be equal when a run goes on, as plain data."""
     plain = resolved(recipe)
@@ -119,7 +128,13 @@ def _of_stage(recipe: Recipe, name: str, source: str) -> dict[str, Tensor]:
             f"stages.{name} starts from stage '{source}', which {state}: run `python -m train.run --stage {source}`, "
             "or say where to start with `start:` (a stage, a path, `scratch`)"
         )
-    return checkpoint.load(found)["model"]
+    learnt, lora = checkpoint.load(found)["model"], recipe.stages[source].lora
+    if lora is None:
+        return learnt
+    base = adapters.base_of(run_folder(recipe, source))
+    if base is None:
+        raise RecipeError(f"stages.{name} starts from stage '{source}', whose frozen weights are not there any more")
+    return adapters.merged(base, learnt, lora)
 
 
 def _of_path(name: str, source: str) -> dict[str, Tensor]:
