@@ -68,7 +68,11 @@ def forecast(recipe: Recipe, name: str, gpu: Gpu, gpus: int, utilisation: float)
     stage = stages.stage_of(recipe, name)
     pools, source, size = _pools(recipe, stage)
     speed = peak_flops(gpu, stage.precision) * utilisation
-    job = job_of(size, stage.checkpointing, stage.precision, stage.lora, parts_of(stage.shard, gpus))
+    try:
+        parts = parts_of(stage.shard, gpus)
+    except ValueError as error:
+        raise RecipeError(f"stages.{name}: {error}") from None
+    job = job_of(size, stage.checkpointing, stage.precision, stage.lora, parts)
     rows = [_bucket(recipe, feed.set + " x " + feed.view, pool, stage, job, speed, gpu, source)
             for feed, some in zip(stage.feeds, pools) for pool in some]  # fmt: skip
     try:
