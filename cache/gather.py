@@ -7,16 +7,16 @@ from one another. What a header says was checked when it was first read (cache.m
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
 
 from cache.fingerprint import CacheError
 from cache.maps import Mapped, Maps, arrived, look
-from cache.members import copy_plan, header_of, unpack
+from cache.members import header_of, places_of, unpack
 from cache.rows import REPAIR, Column, Rows
 from cache.shelf import Removed
 from model.text import TextStates
@@ -24,21 +24,25 @@ from model.text import TextStates
 TRIES = 5
 
 
-class Member(NamedTuple):
-    """A sample's safetensors in a map: bytes [start, stop); fresh: nobody has looked at what is in it."""
+class Members(NamedTuple):
+    """Safetensors in maps: sample i is bytes [starts[i], stops[i]) of mapped[i]; fresh: those whose content nobody has
+    looked at yet."""
 
-    row: int
-    mapped: Mapped
-    start: int
-    stop: int
-    fresh: bool
+    rows: list[int]
+    mapped: list[Mapped]
+    starts: list[int]
+    stops: list[int]
+    fresh: list[int]
 
-    @property
-    def data(self) -> memoryview:
-        return self.mapped.buffer[self.start : self.stop]
+    def data(self, i: int) -> memoryview:
+        return self.mapped[i].buffer[self.starts[i] : self.stops[i]]
+
+    def looked_at(self) -> None:
+        for i in self.fresh:
+            self.mapped[i].looked[self.rows[i] - self.mapped[i].first] = 1
 
 
-def members(maps: Maps, column: Column, rows: Sequence[int], check: str) -> list[Member]:
+def members(maps: Maps, column: Column, rows: Sequence[int], check: str) -> Members:
     """Where these rows lie, fetched if they come from a store, and looked at if they were not. Raises CacheError."""
     for _ in range(TRIES):
         try:
@@ -48,7 +52,7 @@ def members(maps: Maps, column: Column, rows: Sequence[int], check: str) -> list
     raise CacheError(f"{column.bucket}: the shelf is too small for a batch, give it more with shelf_bytes")
 
 
-def _members(maps: Maps, column: Column, rows: Sequence[int], check: str) -> list[Member]:
+def _members(maps: Maps, column: Column, rows: Sequence[int], check: str) -> Members:
     at = np.asarray(rows, np.int64)
     if len(at) and not (at.min() >= 0 and at.max() < len(column.shards)):
         raise IndexError(f"{column.bucket}: row {at.max() if at.max() > 0 else at.min()} of {len(column.shards)}")
@@ -56,14 +60,11 @@ def _members(maps: Maps, column: Column, rows: Sequence[int], check: str) -> lis
     stops = (column.offsets[at] + column.sizes[at]).tolist()
     tars = {shard: maps.tar(column, shard) for shard in set(shards)}
     _ask(tars, zip(shards, starts, stops))
-    found = []
-    for row, shard, start, stop in zip(at.tolist(), shards, starts, stops):
-        mapped = tars[shard]
-        fresh = not mapped.looked[row - mapped.first]
-        if fresh or check == "always":
-            _look(maps, mapped, column, row, start, stop, check)
-        found.append(Member(row, mapped, start, stop, fresh))
-    return found
+    numbers, mapped = at.tolist(), [tars[shard] for shard in shards]
+    fresh = [i for i, (row, one) in enumerate(zip(numbers, mapped)) if not one.looked[row - one.first]]
+    for i in fresh if check != "always" else range(len(numbers)):
+        _look(maps, mapped[i], column, numbers[i], starts[i], stops[i], check)
+    return Members(numbers, mapped, starts, stops, fresh)
 
 
 def _ask(tars: Mapping[int, Mapped], places: Iterable[tuple[int, int, int]]) -> None:
@@ -85,31 +86,51 @@ def _look(maps: Maps, mapped: Mapped, column: Column, row: int, start: int, stop
         raise
 
 
+class Layout(NamedTuple):
+    """What the latents of a bucket have in common: their header, and of each tensor its name, one sample of it (on no
+    device: only shape and dtype count), and where its bytes lie in the member."""
+
+    header: bytes
+    names: tuple[str, ...]
+    like: tuple[torch.Tensor, ...]
+    places: tuple[tuple[int, int], ...]
+
+
 def latents(maps: Maps, chosen: Rows, rows: Sequence[int], check: str) -> dict[str, torch.Tensor]:
     """Tensors (B, ...) by name: latent, and whatever lies beside it. Raises CacheError."""
-    column, header, found = chosen.latents, b"", {}
-    copies: list[tuple[np.ndarray, int, int]] = []
-    fresh: list[Member] = []
-    for at, one in enumerate(members(maps, column, rows, check)):
-        if one.fresh or not header:
-            data = one.data
-            if not header or bytes(data[: len(header)]) != header:
-                tensors = checked(chosen, one.row, unpack(data, column.name(one.row))[0])
-                found = found or {name: _room_for(tensor, len(rows)) for name, tensor in tensors.items()}
-                _must_be_alike(column, one.row, tensors, found)
-                header = header_of(data)
-                copies = [(target, begin, begin + target.shape[1]) for target, begin in copy_plan(header, found)]
-            fresh += [one] if one.fresh else []
-        source, start = one.mapped.bytes, one.start
-        for target, begin, end in copies:
-            target[at] = source[start + begin : start + end]
-    _finite(found, column, rows, fresh)
+    held = members(maps, chosen.latents, rows, check)
+    for i in held.fresh:
+        settle(chosen, held, i)
+    layout = chosen.layout if held.rows else None
+    if layout is None:
+        raise ValueError("a batch needs a row")
+    found = {}
+    for name, like, (begin, end) in zip(layout.names, layout.like, layout.places):
+        found[name] = _room_for(like, len(held.rows))
+        parts = [one.bytes[at + begin : at + end] for one, at in zip(held.mapped, held.starts)]
+        np.concatenate(parts, out=_raw(found[name]).reshape(-1))
+    if held.fresh:
+        _finite(found, chosen.latents, held)
+        held.looked_at()
     return found
 
 
-def _must_be_alike(column: Column, row: int, tensors: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> None:
-    if {name: tensor.shape for name, tensor in tensors.items()} != {name: one.shape[1:] for name, one in found.items()}:
-        raise CacheError(f"{column.name(row)}: holds other tensors than the samples before; {REPAIR}")
+def settle(chosen: Rows, held: Members, i: int) -> None:
+    """Sample i has the tensors of its bucket, or CacheError."""
+    data, row = held.data(i), held.rows[i]
+    if chosen.layout is not None and bytes(data[: len(chosen.layout.header)]) == chosen.layout.header:
+        return
+    tensors = checked(chosen, row, unpack(data, chosen.latents.name(row))[0])
+    if chosen.layout is None:
+        header = header_of(data)
+        like = tuple(one.to("meta") for one in tensors.values())
+        chosen.layout = Layout(header, tuple(tensors), like, places_of(header, tuple(tensors)))
+    elif {name: one.shape for name, one in zip(chosen.layout.names, chosen.layout.like)} != {
+        name: one.shape for name, one in tensors.items()
+    }:
+        raise CacheError(f"{chosen.latents.name(row)}: holds other tensors than the samples before; {REPAIR}")
+    else:
+        raise CacheError(f"{chosen.latents.name(row)}: its tensors lie elsewhere than the samples' before; {REPAIR}")
 
 
 def checked(chosen: Rows, row: int, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -120,13 +141,11 @@ def checked(chosen: Rows, row: int, tensors: dict[str, torch.Tensor]) -> dict[st
     return tensors
 
 
-def _finite(found: dict[str, torch.Tensor], column: Column, rows: Sequence[int], fresh: list[Member]) -> None:
-    """Of samples that are read for the first time; after it they were looked at. Raises CacheError naming one of NaN."""
-    if fresh and not all(bool(tensor.sum(dtype=torch.float32).isfinite()) for tensor in found.values()):
-        for at, row in enumerate(rows):
-            must_be_finite({name: tensor[at] for name, tensor in found.items()}, column.name(int(row)))
-    for one in fresh:
-        one.mapped.looked[one.row - one.mapped.first] = 1
+def _finite(found: dict[str, torch.Tensor], column: Column, held: Members) -> None:
+    """Raises CacheError naming a sample that holds NaN."""
+    if not all(bool(tensor.sum(dtype=torch.float32).isfinite()) for tensor in found.values()):
+        for i, row in enumerate(held.rows):
+            must_be_finite({name: tensor[i] for name, tensor in found.items()}, column.name(row))
 
 
 def must_be_finite(tensors: Mapping[str, torch.Tensor], where: object) -> None:
@@ -145,51 +164,44 @@ class Texts(Sequence[tuple[TextStates, ...]]):
     """Text states of a batch: of each sample one per caption variant, views of the map, made when they are asked for."""
 
     def __init__(self, maps: Maps, column: Column, rows: Sequence[int], check: str):
-        self._column, self._members = column, members(maps, column, rows, check)
-        for one in self._members:
-            if one.fresh:
-                where = self._column.name(one.row)
-                for states in self._states(one):
-                    must_be_finite(states._asdict(), where)
-                one.mapped.looked[one.row - one.mapped.first] = 1
+        self._column, self._held = column, members(maps, column, rows, check)
+        for i in self._held.fresh:
+            for states in self[i]:
+                must_be_finite(states._asdict(), column.name(self._held.rows[i]))
+        self._held.looked_at()
 
     def __len__(self) -> int:
-        return len(self._members)
+        return len(self._held.rows)
 
-    def __getitem__(self, at):  # type: ignore[no-untyped-def, override]
+    @overload
+    def __getitem__(self, at: int) -> tuple[TextStates, ...]: ...
+    @overload
+    def __getitem__(self, at: slice) -> tuple[tuple[TextStates, ...], ...]: ...
+    def __getitem__(self, at: int | slice) -> tuple[Any, ...]:
         if isinstance(at, slice):
-            return tuple(self._states(one) for one in self._members[at])
-        return self._states(self._members[at])
-
-    def __iter__(self) -> Iterator[tuple[TextStates, ...]]:
-        return map(self._states, self._members)
+            return tuple(self[i] for i in range(*at.indices(len(self))))
+        return text_states(self._held.data(at), self._column.name(self._held.rows[at]))
 
     def padded(self, variants: Sequence[int] | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Of one variant of each sample (the first): states (B, L, D) padded with zeros to the longest, mask (B, L),
         pooled (B, P), in the stored dtype. Copied once, from the map to their place."""
-        first = self._states(self._members[0])[0]
-        plans = [_plan(self._header(one)) for one in self._members]
+        held, first = self._held, self[0][0]
+        plans = [_plan(header_of(self._held.data(i))) for i in range(len(self))]
         cuts = [plan.cuts[variants[i] if variants else 0] for i, plan in enumerate(plans)]
         lengths = [stop - start for start, stop, _ in cuts]
-        states = _room_for(first.states.new_empty(max(1, *lengths), first.states.shape[1]), len(self))
+        longest = max(1, *lengths)
+        states = _room_for(first.states.new_empty(longest, first.states.shape[1]), len(self))
         pooled = _room_for(first.pooled, len(self))
-        to_states, to_pooled = _raw(states), _raw(pooled)
-        token, width = to_states.shape[1] // states.shape[1], to_pooled.shape[1]
-        for at, (one, plan, (start, stop, slot)) in enumerate(zip(self._members, plans, cuts)):
-            source, begin = one.mapped.bytes, one.start + plan.states
-            size, row = (stop - start) * token, to_states[at]
-            row[:size] = source[begin + start * token : begin + stop * token]
-            row[size:] = 0
-            begin = one.start + plan.pooled + slot * width
-            to_pooled[at] = source[begin : begin + width]
-        return states, torch.arange(states.shape[1]) < torch.tensor(lengths)[:, None], pooled
-
-    def _header(self, one: Member) -> bytes:
-        buffer, start = one.mapped.buffer, one.start
-        return bytes(buffer[start : start + 8 + int.from_bytes(buffer[start : start + 8], "little")])
-
-    def _states(self, one: Member) -> tuple[TextStates, ...]:
-        return text_states(one.data, self._column.name(one.row))
+        token, width = _raw(states).shape[1] // longest, _raw(pooled).shape[1]
+        zeros, parts, vectors = _zeros(longest * token), [], []
+        for one, at, plan, (start, stop, slot) in zip(held.mapped, held.starts, plans, cuts):
+            begin, vector = at + plan.states, at + plan.pooled + slot * width
+            parts.append(one.bytes[begin + start * token : begin + stop * token])
+            parts.append(zeros[: (longest - stop + start) * token])
+            vectors.append(one.bytes[vector : vector + width])
+        np.concatenate(parts, out=_raw(states).reshape(-1))
+        np.concatenate(vectors, out=_raw(pooled).reshape(-1))
+        return states, torch.arange(longest) < torch.tensor(lengths)[:, None], pooled
 
 
 class Plan(NamedTuple):
@@ -207,6 +219,11 @@ def _plan(header: bytes) -> Plan:
     notes = parsed["__metadata__"]
     states, pooled = (len(header) + parsed[name]["data_offsets"][0] for name in ("states", "pooled"))
     return Plan(states, pooled, _cuts(notes["lengths"], notes["variants"]))
+
+
+@lru_cache(maxsize=4)
+def _zeros(size: int) -> np.ndarray:
+    return np.zeros(size, np.uint8)
 
 
 def text_states(data: memoryview, where: object) -> tuple[TextStates, ...]:

@@ -26,17 +26,20 @@ BLOCK_BYTES, NAME_BYTES = 512, 100  # of a tar's header, the name comes first
 class Mapped:
     """bytes (N,) uint8; buffer: the same for torch; looked[row - first]: 1 where the sample was looked at."""
 
-    __slots__ = ("buffer", "bytes", "fetch", "first", "looked", "map")
+    __slots__ = ("buffer", "bytes", "fetch", "first", "looked", "map", "told")
 
     def __init__(self, mapped: mmap.mmap, tar: Tar, fetch: Fetch | None):
         self.map, self.fetch, self.first = mapped, fetch, tar.first
         self.buffer = memoryview(mapped)
         self.bytes = np.frombuffer(mapped, np.uint8)
         self.looked = bytearray(tar.stop - tar.first)
+        self.told = False
 
     def will_need(self) -> None:
-        """Have the system read all of it into memory, in its own time."""
-        self.map.madvise(mmap.MADV_WILLNEED)
+        """Have the system read all of it into memory, in its own time; once for each time it is mapped."""
+        if not self.told:
+            self.map.madvise(mmap.MADV_WILLNEED)
+            self.told = True
 
 
 class Maps:

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import torch
 
 from cache.fingerprint import CacheError
@@ -72,13 +71,11 @@ def header_of(buffer: memoryview) -> bytes:
     return bytes(buffer[: 8 + int.from_bytes(buffer[:8], "little")])
 
 
-def copy_plan(header: bytes, targets: Mapping[str, torch.Tensor]) -> list[tuple[np.ndarray, int]]:
-    """For each tensor of a member with this header: the bytes (N, ...) of its target, and where its data starts."""
-    offsets = {name: entry["data_offsets"][0] for name, entry in json.loads(header[8:]).items() if name in targets}
-    return [
-        (targets[name].view(targets[name].shape[0], -1).view(torch.uint8).numpy(), len(header) + offset)
-        for name, offset in offsets.items()
-    ]
+def places_of(header: bytes, names: Sequence[str]) -> tuple[tuple[int, int], ...]:
+    """For each of these tensors of a member with this header: the bytes [begin, end) where it lies in the member."""
+    parsed = json.loads(header[8:])
+    offsets = (parsed[name]["data_offsets"] for name in names)
+    return tuple((len(header) + begin, len(header) + end) for begin, end in offsets)
 
 
 @lru_cache(maxsize=4096)  # the samples of a bucket have one header

@@ -167,8 +167,10 @@ class LatentCache:
         chosen = self.rows(bucket)
         clips, ticks = chosen.names(rows)
         texts = gather.Texts(self._maps, chosen.texts, rows, self.check)
-        latents = gather.members(self._maps, chosen.latents, rows, self.check)
-        return [_sample(chosen, *one) for one in zip(clips, ticks, latents, texts)]
+        held = gather.members(self._maps, chosen.latents, rows, self.check)
+        latents = [_tensors(chosen, held, i) for i in range(len(held.rows))]
+        held.looked_at()
+        return [_sample(*one) for one in zip(clips, ticks, latents, texts)]
 
     def gather(self, bucket: str, rows: Sequence[int]) -> batches.Batch:
         """Samples of these rows stacked: each tensor is copied once, to its place. Raises CacheError."""
@@ -199,12 +201,17 @@ class LatentCache:
             return self._open[bucket]
 
 
-def _sample(chosen: Rows, clip: str, tick: int, member: gather.Member, texts: tuple[TextStates, ...]) -> Sample:
-    where = chosen.latents.name(member.row)
-    tensors = gather.checked(chosen, member.row, unpack(member.data, where)[0])
-    if member.fresh:
+def _tensors(chosen: Rows, held: gather.Members, i: int) -> dict[str, torch.Tensor]:
+    """A sample's tensors, views of the map. Raises CacheError."""
+    where = chosen.latents.name(held.rows[i])
+    tensors = gather.checked(chosen, held.rows[i], unpack(held.data(i), where)[0])
+    if i in held.fresh:
+        gather.settle(chosen, held, i)
         gather.must_be_finite(tensors, where)
-        member.mapped.looked[member.row - member.mapped.first] = 1
+    return tensors
+
+
+def _sample(clip: str, tick: int, tensors: dict[str, torch.Tensor], texts: tuple[TextStates, ...]) -> Sample:
     latent, logvar = tensors.pop("latent"), tensors.pop("logvar", None)
     return Sample(clip, tick, latent, texts, tensors, logvar)
 

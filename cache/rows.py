@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +14,9 @@ from cache.buckets import Bucket
 from cache.fingerprint import CacheError
 from cache.lookup import Identities, identities
 from media import storage
+
+if TYPE_CHECKING:
+    from cache.gather import Layout
 
 
 class Tar(NamedTuple):
@@ -86,6 +89,7 @@ class Rows:
 
     def __init__(self, folder: str, bucket: str, text: str, channels: int):
         self._path = tables.index_path(folder, bucket)
+        self.layout: Layout | None = None  # of its latents, known when one of them was read
         self.shape = Bucket.parse(bucket).latent_shape(channels)
         self.latents = Column(folder, bucket, self._path, text=False)
         self.texts = Column(folder, bucket, tables.text_index_path(folder, bucket, text), text=True)

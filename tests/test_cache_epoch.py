@@ -69,6 +69,11 @@ def test_a_batch_is_its_samples_stacked(made: tuple[Recipe, str]) -> None:
     assert torch.equal(batch.latent, torch.stack([one.latent for one in samples]))
     conditions = torch.stack([one.conditions["first_frame"] for one in samples])
     assert torch.equal(batch.conditions["first_frame"], conditions)
+    states, mask, pooled = batch.texts.padded([1, 0, 1])
+    for at, (one, variant) in enumerate(zip(samples, (1, 0, 1))):
+        wanted = one.texts[variant]
+        assert mask[at].sum() == len(wanted.states) and torch.equal(states[at][mask[at]], wanted.states)
+        assert not states[at][~mask[at]].any() and torch.equal(pooled[at], wanted.pooled)
     assert all(
         torch.equal(a.states, b.states) for one, texts in zip(samples, batch.texts) for a, b in zip(one.texts, texts)
     )
