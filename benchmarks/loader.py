@@ -1,14 +1,22 @@
-"""Shuffled batches from a cache against what people use instead, in one run on the same bytes.
+"""Batches from a cache against what people use instead, in one run on the same bytes.
 
-    python -m benchmarks.loader [--kinds image,video,large] [--json loader.json]
+    python -m benchmarks.loader [--quick] [--kinds image,video,large] [--json loader.json]
 
-Each contestant reads the same latents and text states in its own format (webdataset, Python's tarfile, and, where they
-are installed, mosaicml-streaming and litdata; a bare memory map is the least it can cost) and gives shuffled batches of
-stacked latents and padded states, so every byte is touched; the sums of all bytes are equal, or the run fails. warm:
-the best of three epochs; first: dailies' first epoch, which checks every checksum; cold: after the files were dropped
-from the page cache; http: a local server that answers after 50 ms. Then: the share of time a consumer waits that takes
-samples at the rate of an H200, the first batch from an index of a million rows, private memory over epochs, and two
-processes that share an epoch.
+Each contestant reads the same latents and text states in its own format through its public API (webdataset, Python's
+tarfile, litdata, mosaicml-streaming, one safetensors file a sample, rows of Parquet; a bare memory map is the least it
+can cost) and gives batches of stacked latents and padded states, so every byte is touched; the sums of all bytes are
+equal, or the run fails. litdata and mosaicml-streaming are not among the project's dependencies; where they are not
+installed they are left out and named:
+
+    python -m venv --system-site-packages peers && peers/bin/pip install litdata mosaicml-streaming
+    peers/bin/python -m benchmarks.loader
+
+samples/s: shuffled, with 1 and 2 workers (threads of dailies, processes of the others), sequential, and batches of
+random samples, all from the page cache, the best of ROUNDS in turns; first: dailies' epoch that checks every checksum;
+dropped: after the files were dropped from the page cache; 50 ms: from a server that waits so long before every answer
+(dailies over http and, as they do, over S3). us: CPU time a sample, shuffled, which other load disturbs less. Then: the
+share of time a consumer waits that takes samples at the rate of an H200, the first batch from an index of a million
+rows, private memory over epochs, and two processes that share an epoch. --quick: images only, one round.
 """
 
 from __future__ import annotations
@@ -21,11 +29,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -34,40 +40,43 @@ import pyarrow as pa
 import torch
 
 from benchmarks import loader_data as data
-from benchmarks.loader_peers import LOADERS, ours
+from benchmarks.loader_peers import LOADERS, at_random, opened, ours
 from cache import index as tables
 from compat import mend_torchvision
 
 WRITERS = {
-    "dailies": data.write_ours,
-    "bare map": data.write_map,
-    "tarfile": data.write_tars,
-    "mosaicml-streaming": data.write_streaming,
-    "litdata": data.write_litdata,
-}
+    "dailies": data.write_ours, "bare map": data.write_map, "tarfile": data.write_tars,
+    "litdata": data.write_litdata, "mosaicml-streaming": data.write_streaming,
+    "safetensors files": data.write_safetensors, "parquet rows": data.write_parquet,
+}  # fmt: skip
 FOLDERS = {"webdataset": "tarfile"}  # reads the tars of another one
-ROUNDS, LATENCY_S, MILLION, WAITED_STEPS = 3, 0.05, 1_000_000, 60
+OVER_S3 = ("dailies", "litdata", "mosaicml-streaming")
+OVER_HTTP = ("dailies", "webdataset", "tarfile", "safetensors files")
+ROUNDS, LATENCY_S, MILLION, WAITED_STEPS, FILES_OVER_HTTP = 3, 0.05, 1_000_000, 60, 200
+SHOWN = ("shuffled", "us", "1 worker", "2 workers", "sequential", "random", "dropped", "http", "s3")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--kinds", default="image,video,large")
+    parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     mend_torchvision()
     torch.set_num_threads(1)
+    kinds = ["image"] if asked.quick else asked.kinds.split(",")
     found: dict[str, Any] = {"load": os.getloadavg(), "cores": os.cpu_count()}
     with tempfile.TemporaryDirectory(prefix="dailies-loader-") as name:
         folder = Path(name)
-        for kind in (kind for kind in data.KINDS if kind.name in asked.kinds.split(",")):
-            found[kind.name] = _kind(folder / kind.name, kind)
-        found["first batch of 1M rows, s"] = round(_first_of_a_million(folder), 3)
+        for kind in (kind for kind in data.KINDS if kind.name in kinds):
+            found[kind.name] = _kind(folder / kind.name, kind, 1 if asked.quick else ROUNDS)
+        found["first batch of 1M rows, s"] = _first_of_a_million(folder)
         print(f"first batch from an index of {MILLION:,} rows: {found['first batch of 1M rows, s']} s")
     if asked.json:
         asked.json.write_text(json.dumps(found, indent=1))
 
 
-def _kind(folder: Path, kind: data.Kind) -> dict[str, Any]:
+def _kind(folder: Path, kind: data.Kind, rounds: int) -> dict[str, Any]:
     folder.mkdir()
     there = [name for name in LOADERS if _written(folder, name, kind)]
     expected = _sums(data_batches(kind))
@@ -75,24 +84,60 @@ def _kind(folder: Path, kind: data.Kind) -> dict[str, Any]:
         if (got := _sums(_open(name, folder, kind))) != expected:
             raise SystemExit(f"{name} gave other bytes: {got}, not {expected}")
     rates: dict[str, dict[str, float]] = {name: {} for name in there}
-    rates["dailies"]["first"] = kind.count / _took(partial(_open, "dailies", folder, kind))
-    for seed in range(ROUNDS):  # in turns, so that other load on the machine meets all alike
-        for name in there:
-            read = partial(_open, name, folder, kind, seed, **({"check": "never"} if name == "dailies" else {}))
-            rates[name]["warm"] = max(rates[name].get("warm", 0.0), kind.count / _took(read))
+    rates["dailies"]["first"] = kind.count / _took(partial(_open, "dailies", folder, kind))[0]
+    _warm(folder, kind, rates, rounds)
+    os.sync()  # what is not on the disk cannot be dropped
     for name in there:
-        _drop(folder)
-        rates[name]["cold"] = kind.count / _took(partial(_open, name, folder, kind))
-    with _Server(folder) as url:
-        for name in ("dailies", "tarfile", "webdataset"):
-            place = f"{url}/{FOLDERS.get(name, name)}"
-            rates[name]["http"] = kind.count / _took(lambda n=name, p=place: LOADERS[n](p, kind, 0))
+        _drop(folder / FOLDERS.get(name, name))
+        rates[name]["dropped"] = kind.count / _took(partial(_open, name, folder, kind))[0]
+    _far(folder, kind, rates)
     megabytes = sum(path.stat().st_size for path in (folder / "bare map").iterdir()) / kind.count / 1e6
     _print(kind, rates, megabytes)
     more = {"waiting": _waiting(folder, kind), "memory": _memory(folder, kind), "two processes": _two(folder, kind)}
-    print("  " + ", ".join(f"{name} {value}" for name, value in more.items()))
+    print("  " + ", ".join(f"{name} {value}" for name, value in more.items()), flush=True)
     shutil.rmtree(folder)
     return {"samples/s": rates, "MB a sample": megabytes, **more}
+
+
+def _warm(folder: Path, kind: data.Kind, rates: dict[str, dict[str, float]], rounds: int) -> None:
+    """In turns, so that other load on the machine meets all alike."""
+    cache = opened(str(folder / "dailies"))  # kept open, as over the epochs of a training
+    numbers = [np.random.default_rng(at).permutation(kind.count).tolist() for at in range(rounds)]
+    readers = {name: at_random(name, str(folder / FOLDERS.get(name, name)), kind) for name in rates}
+    _took(partial(_open, "dailies", folder, kind, 99, cache=cache))
+    for seed in range(rounds):
+        for name, found in rates.items():
+            kept = {"cache": cache} if name == "dailies" else {}
+            ways: dict[str, Callable[[], Any]] = {
+                "shuffled": partial(_open, name, folder, kind, seed, **kept),
+                "sequential": partial(_open, name, folder, kind, seed, order="sequential", **kept),
+            }
+            if name != "bare map":
+                ways |= {f"{n} worker{'s' * (n > 1)}": partial(_open, name, folder, kind, seed, workers=n, **kept)
+                         for n in (1, 2)}  # fmt: skip
+            if (read := readers[name]) is not None:
+                ways["random"] = partial(_random, read, numbers[seed], kind)
+            for way, opened_ in ways.items():
+                took_s, cpu_s = _took(opened_)
+                found[way] = max(found.get(way, 0.0), kind.count / took_s)
+                if way == "shuffled":
+                    found["us"] = min(found.get("us", math.inf), cpu_s / kind.count * 1e6)
+
+
+def _random(read: Callable[[Any], Any], numbers: list[int], kind: data.Kind) -> Any:
+    return (read(numbers[at : at + kind.batch]) for at in range(0, kind.count, kind.batch))
+
+
+def _far(folder: Path, kind: data.Kind, rates: dict[str, dict[str, float]]) -> None:
+    with _Server(folder) as port:
+        keys = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}
+        url = f"http://127.0.0.1:{port}"
+        os.environ |= {"AWS_ENDPOINT_URL": url, "S3_ENDPOINT_URL": url, **keys}
+        for way, root, names in (("http", url, OVER_HTTP), ("s3", "s3://b", OVER_S3)):
+            for name in (name for name in names if name in rates):
+                few = kind if name != "safetensors files" else kind._replace(count=min(kind.count, FILES_OVER_HTTP))
+                place = f"{root}/{FOLDERS.get(name, name)}".replace(" ", "%20")
+                rates[name][way] = few.count / _took(lambda n=name, p=place, k=few: LOADERS[n](p, k, 0))[0]
 
 
 def _written(folder: Path, name: str, kind: data.Kind) -> bool:
@@ -125,52 +170,40 @@ def _sums(batches: Any) -> tuple[int, int, int]:
     return count, latents, texts
 
 
-def _took(opened: Callable[[], Any]) -> float:
-    """Seconds from opening to the last batch."""
-    started = time.perf_counter()
+def _took(opened: Callable[[], Any]) -> tuple[float, float]:
+    """Seconds from opening to the last batch: by the clock, and of this process' CPU time."""
+    started, busy = time.perf_counter(), time.process_time()
     for _ in opened():
         pass
-    return time.perf_counter() - started
+    return time.perf_counter() - started, time.process_time() - busy
 
 
 def _drop(folder: Path) -> None:
     """Drop the files from the page cache: no rights are needed to say that one's own files are not needed."""
     for path in (path for path in folder.rglob("*") if path.is_file()):
         with open(path, "rb") as file:
-            os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-class _Slow(SimpleHTTPRequestHandler):
-    def do_GET(self) -> None:
-        time.sleep(LATENCY_S)
-        super().do_GET()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
-class _Many(ThreadingHTTPServer):
-    request_queue_size = 128  # the usual five refuse clients that ask for several files at once
-
-
 class _Server:
-    """A web server for a folder, answering every GET after LATENCY_S."""
+    """benchmarks.loader_server for a folder, in a process of its own."""
 
     def __init__(self, folder: Path):
-        self._server = _Many(("127.0.0.1", 0), partial(_Slow, directory=str(folder)))
+        command = [sys.executable, "-m", "benchmarks.loader_server", str(folder), str(LATENCY_S)]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
-    def __enter__(self) -> str:
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return f"http://127.0.0.1:{self._server.server_port}"
+    def __enter__(self) -> int:
+        assert self._process.stdout is not None
+        return int(self._process.stdout.readline())
 
     def __exit__(self, *_: Any) -> None:
-        self._server.shutdown()
+        self._process.kill()
+        self._process.wait()
 
 
 def _waiting(folder: Path, kind: data.Kind) -> float:
     """Share of time that a consumer waits who works `step_s` on each sample, after the first batch."""
-    batches = ours(str(folder / "dailies"), kind, 0, workers=2)
+    batches = iter(ours(str(folder / "dailies"), kind, 0, workers=2))
     next(batches)
     waited, steps = 0.0, min(WAITED_STEPS, math.ceil(10 / (kind.step_s * kind.batch)), kind.count // kind.batch - 1)
     started = time.perf_counter()
@@ -205,32 +238,39 @@ def _two(folder: Path, kind: data.Kind) -> str:
     return f"{len(seen[0])} + {len(seen[1])} samples, {'disjoint and complete' if whole else 'WRONG'}"
 
 
-def _first_of_a_million(folder: Path) -> float:
-    """Seconds from opening a cache to its first batch, with indexes of a million rows that point at a few samples."""
+def _first_of_a_million(folder: Path) -> dict[str, float]:
+    """Seconds from opening a cache to the first batch of given rows, and of an epoch, with tables of a million rows that
+    point at a few samples."""
     kind = data.KINDS[0]._replace(count=64)
     place, count = folder / "million", np.arange(MILLION)
     data.write_ours(place, kind)
-    bucket = kind.bucket.name
+    bucket, ids = kind.bucket.name, pa.array([f"{i * 0x9E3779B97F4A7C15 % 2**64:016x}" for i in range(MILLION)])
     for path, schema in ((tables.index_path(str(place), bucket), tables.INDEX),
                          (tables.text_index_path(str(place), bucket, data.TEXT), tables.TEXT_INDEX)):  # fmt: skip
         table = tables.read_table(path, schema).take(pa.array(count % kind.count))
-        ids = pa.array([f"{i:016x}" for i in range(MILLION)])
-        for name in ("clip_id", "key"):
-            table = table.set_column(table.column_names.index(name), name, ids)
-        tables.write_table(path, table)
+        tables.write_table(path, table.set_column(table.column_names.index("clip_id"), "clip_id", ids.sort()))
+    view = {"clip_id": ids.sort(), "start_tick": pa.array(np.zeros(MILLION, np.int64)),
+            "bucket": pa.array([bucket]).take(pa.array(np.zeros(MILLION, np.int64)))}  # fmt: skip
+    tables.write_table(
+        tables.view_path(str(place), "all"), pa.table({**view, "reason": pa.nulls(MILLION, pa.string())})
+    )
     script = ("import sys, time\nimport torch\nfrom cache.read import LatentCache\nstarted = time.perf_counter()\n"
-              "cache = LatentCache(sys.argv[1])\ncache.gather(sys.argv[2], range(5, 800_000, 50_000))\n"
-              "print(time.perf_counter() - started)")  # fmt: skip
-    times = [float(subprocess.check_output([sys.executable, "-c", script, str(place), bucket])) for _ in range(3)]
-    return min(times)
+              "cache = LatentCache(sys.argv[1])\n"
+              "cache.gather(sys.argv[2], range(5, 800_000, 50_000)) if sys.argv[3] == 'gather' else "
+              "next(iter(cache.epoch('all', batch=16, workers=0)))\nprint(time.perf_counter() - started)")  # fmt: skip
+    command = [sys.executable, "-c", script, str(place), bucket]
+    ways = ("gather", "epoch")
+    return {way: round(min(float(subprocess.check_output([*command, way])) for _ in range(3)), 3) for way in ways}
 
 
 def _print(kind: data.Kind, rates: dict[str, dict[str, float]], megabytes: float) -> None:
-    print(f"\n{kind.name}: {kind.count} samples of {megabytes:.3f} MB in batches of {kind.batch} (samples/s; MB/s)")
+    print(f"\n{kind.name}: {kind.count} samples of {megabytes:.3f} MB in batches of {kind.batch}, samples/s (us: CPU)")
+    print(f"  {'':<20}" + "".join(f"{way:>11}" for way in SHOWN) + "   of the bare map, CPU")
     for name, one in rates.items():
-        cells = "".join(f"{way:>7} {rate:9.1f} {rate * megabytes:7.0f}" for way, rate in one.items())
-        ratio = one["warm"] / rates["bare map"]["warm"]
-        print(f"  {name:<20}{cells}   {ratio:.2f} x the bare map", flush=True)
+        cells = "".join(f"{one[way]:11.1f}" if way in one else f"{'-':>11}" for way in SHOWN)
+        print(f"  {name:<20}{cells}   {rates['bare map']['us'] / one['us']:.2f}", flush=True)
+    print(f"  dailies' first epoch, every checksum checked: {rates['dailies']['first']:.1f} samples/s; "
+          f"{rates['dailies']['shuffled'] * megabytes:.0f} MB/s after it")  # fmt: skip
 
 
 if __name__ == "__main__":

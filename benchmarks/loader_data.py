@@ -125,6 +125,26 @@ def write_litdata(folder: Path, kind: Kind) -> None:
     writer.merge()
 
 
+def write_safetensors(folder: Path, kind: Kind) -> None:
+    """One file a sample, the first thing everybody does."""
+    import safetensors.torch
+
+    folder.mkdir()
+    for key, latent, states in samples(kind):
+        safetensors.torch.save_file({"latent": latent, "text": states}, folder / f"{key}.safetensors")
+
+
+def write_parquet(folder: Path, kind: Kind) -> None:
+    """Rows of bytes, a row group a batch."""
+    import pyarrow.parquet as pq
+
+    folder.mkdir()
+    rows = [{"latent": raw(latent), "text": raw(states)} for _, latent, states in samples(kind)]
+    schema = pa.schema({"latent": pa.large_binary(), "text": pa.large_binary()})
+    table = pa.Table.from_pylist(rows, schema)
+    pq.write_table(table, folder / "rows.parquet", row_group_size=kind.batch, compression="none", use_dictionary=False)
+
+
 def raw(tensor: torch.Tensor) -> bytes:
     return tensor.contiguous().view(torch.uint8).numpy().tobytes()
 

@@ -117,20 +117,16 @@ def latents(maps: Maps, chosen: Rows, rows: Sequence[int], check: str) -> dict[s
 
 def settle(chosen: Rows, held: Members, i: int) -> None:
     """Sample i has the tensors of its bucket, or CacheError."""
-    data, row = held.data(i), held.rows[i]
-    if chosen.layout is not None and bytes(data[: len(chosen.layout.header)]) == chosen.layout.header:
+    data, row, layout = held.data(i), held.rows[i], chosen.layout
+    if layout is not None and bytes(data[: len(layout.header)]) == layout.header:
         return
     tensors = checked(chosen, row, unpack(data, chosen.latents.name(row))[0])
-    if chosen.layout is None:
-        header = header_of(data)
-        like = tuple(one.to("meta") for one in tensors.values())
-        chosen.layout = Layout(header, tuple(tensors), like, places_of(header, tuple(tensors)))
-    elif {name: one.shape for name, one in zip(chosen.layout.names, chosen.layout.like)} != {
-        name: one.shape for name, one in tensors.items()
-    }:
+    header, names = header_of(data), tuple(tensors)
+    found = Layout(header, names, tuple(one.to("meta") for one in tensors.values()), places_of(header, names))
+    with chosen.lock:  # of several threads the first one says what the others are held to
+        chosen.layout = chosen.layout or found
+    if chosen.layout.header != header:
         raise CacheError(f"{chosen.latents.name(row)}: holds other tensors than the samples before; {REPAIR}")
-    else:
-        raise CacheError(f"{chosen.latents.name(row)}: its tensors lie elsewhere than the samples' before; {REPAIR}")
 
 
 def checked(chosen: Rows, row: int, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

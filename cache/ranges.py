@@ -20,6 +20,8 @@ SIGNED_S = 6 * 3600  # how long a signed URL holds
 
 Sink = Callable[[int, memoryview], Any]  # takes (offset in the file, bytes)
 
+_gives_parts: dict[str, bool] = {}  # by server
+
 _mine = threading.local()  # connections are not shared between threads
 
 
@@ -38,9 +40,28 @@ def address(path: str) -> str | None:
 
 
 def gives_parts(url: str) -> bool | None:
-    """Whether the server answers ranged requests. None: it has no such file, so it did not say."""
-    with _asked(url, 0, 1) as answer:
-        return None if answer.status == 404 else answer.status == 206
+    """Whether the server answers ranged requests; it is asked once. None: it has no such file, so it did not say."""
+    server = urlsplit(url).netloc
+    if server not in _gives_parts:
+        with _asked(url, 0, 1) as answer:
+            _learn(server, answer.status)
+    return _gives_parts.get(server)
+
+
+def read_whole(url: str) -> bytes:
+    """A small file, in one request. Raises FileNotFoundError, OSError."""
+    with _asked(url, 0, None) as answer:
+        _learn(urlsplit(url).netloc, answer.status)
+        if answer.status == 404:
+            raise FileNotFoundError(url.split("?")[0])
+        if answer.status not in (200, 206):
+            raise OSError(f"{url.split('?')[0]}: the server answered {answer.status} {answer.reason}")
+        return answer.read()
+
+
+def _learn(server: str, status: int) -> None:
+    if status in (200, 206):
+        _gives_parts[server] = status == 206
 
 
 def read_part(url: str, start: int, stop: int, sink: Sink) -> None:
@@ -66,9 +87,10 @@ def read_part(url: str, start: int, stop: int, sink: Sink) -> None:
 class _asked:
     """An answer; its connection is kept for the next request of this thread when the body was read to its end."""
 
-    def __init__(self, url: str, start: int, stop: int):
+    def __init__(self, url: str, start: int, stop: int | None):
         self._to = urlsplit(url)
-        self._range = {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
+        last = "" if stop is None else stop - 1
+        self._range = {"Range": f"bytes={start}-{last}", "Accept-Encoding": "identity"}
 
     def __enter__(self) -> HTTPResponse:
         try:

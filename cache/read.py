@@ -145,9 +145,11 @@ class LatentCache:
     def view(self, view: str) -> pa.Table:
         """clip_id, start_tick, bucket (null), reason (null): every clip of the sets that stages feed to the view."""
         path = tables.view_path(self.folder, view)
-        if not storage.exists(path):
-            raise CacheError(f"{path}: view '{view}' is not encoded yet, run `python -m cache.encode_latents`")
-        return tables.read_table(path, tables.VIEW)
+        try:
+            return tables.read_columns(path, tables.VIEW.names).cast(tables.VIEW)
+        except FileNotFoundError:
+            what = f"{path}: view '{view}' is not encoded yet, run `python -m cache.encode_latents`"
+            raise CacheError(what) from None
 
     def ledger(self, set_name: str) -> pa.Table:
         """clip_id, weight, split of the clips that the set keeps; forgotten clips are not among them, at once."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -89,6 +90,7 @@ class Rows:
 
     def __init__(self, folder: str, bucket: str, text: str, channels: int):
         self._path = tables.index_path(folder, bucket)
+        self.lock = Lock()
         self.layout: Layout | None = None  # of its latents, known when one of them was read
         self.shape = Bucket.parse(bucket).latent_shape(channels)
         self.latents = Column(folder, bucket, self._path, text=False)

@@ -16,7 +16,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from threading import RLock
 from types import TracebackType
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from cache import ranges
 from media import storage
@@ -174,7 +173,6 @@ class Shelf:
         self._folder, self._limit = folder, limit_bytes
         self._held: Counter[str] = Counter()
         self._fetches: OrderedDict[str, Fetch] = OrderedDict()
-        self._gives_parts: dict[str, bool] = {}
         self._lock = RLock()
         self._pool = ThreadPoolExecutor(STREAMS, thread_name_prefix="shelf")  # threads start with the first fetch
 
@@ -212,16 +210,9 @@ class Shelf:
                 self._fetches.pop(path).remove()
 
     def parts_of(self, path: str) -> str | None:
-        """URL at which parts of a file can be asked for; None where they can't. A server is asked once."""
-        if (url := ranges.address(path)) is None:
-            return None
-        server = urlsplit(url).netloc
-        if server not in self._gives_parts:
-            answer = ranges.gives_parts(url)
-            if answer is None:
-                return url
-            self._gives_parts[server] = answer
-        return url if self._gives_parts[server] else None
+        """URL at which parts of a file can be asked for; None where they can't."""
+        url = ranges.address(path)
+        return None if url is None or ranges.gives_parts(url) is False else url
 
     def submit(self, fetch: Fetch, number: int) -> Future[None]:
         """Under no lock of the shelf's: fetches hold their own."""

@@ -54,8 +54,8 @@ class Parts(Whole):
         if wanted is None or not path.is_file():
             return super().do_GET()
         data = path.read_bytes()
-        first, last = (int(part) for part in wanted.removeprefix("bytes=").split("-"))
-        part = data[first : last + 1]
+        first, last = wanted.removeprefix("bytes=").split("-")
+        part = data[int(first) : int(last) + 1 if last else None]
         self.send_response(206 if part else 416)
         self.send_header("Content-Length", str(len(part)))
         self.end_headers()
