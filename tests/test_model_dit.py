@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -166,8 +168,20 @@ def test_bf16_stays_near_fp32() -> None:
 
 
 @pytest.mark.slow
-def test_compiled_blocks_answer_the_same() -> None:
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("checkpointing", ["none", "full"])
+def test_compiled_blocks_answer_the_same(checkpointing: str) -> None:
+    if not any(shutil.which(name) for name in ("g++", "clang++")):
+        pytest.skip("no C++ compiler for torch.compile")
     model, given = ours(SMALL), inputs(SMALL, (2, 4, 4), (5, 3))
     expected = model(**given)
+    expected.square().mean().backward()
+    grads = {name: weight.grad for name, weight in model.named_parameters()}
+    model.zero_grad()
+    model.checkpoint_blocks(checkpointing)
     compile_blocks(model)
-    assert (model(**given) - expected).abs().max() <= 1e-5
+    found = model(**given)
+    found.square().mean().backward()
+    assert (found - expected).abs().max() <= 1e-5
+    for name, weight in model.named_parameters():
+        assert (weight.grad - grads[name]).abs().max() <= 1e-4, name  # type: ignore[operator]

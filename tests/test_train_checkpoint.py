@@ -5,8 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from torch.distributed.checkpoint.api import CheckpointException
 
-from train import checkpoint, metrics
+from media import storage
+from train import checkpoint, metrics, pieces
+from train.distributed import World
+from train.saving import Saver
 
 
 def tensors(value: float) -> checkpoint.Tensors:
@@ -71,6 +76,65 @@ def test_on_an_object_store_state_goes_last():
     checkpoint.save(folder, 4, tensors(4), {})
     checkpoint.prune(folder, 1, ())
     assert checkpoint.latest(folder).step == 4
+
+
+def saver(folder: Path) -> Saver:
+    return Saver(str(folder), World(0, 1, torch.device("cpu")), keep_last=2, milestones=())
+
+
+def test_what_is_saved_beside_the_training_are_the_weights_of_that_step(tmp_path):
+    weights = tensors(1.0)
+    with saver(tmp_path) as saving:
+        saving.save(1, weights, {})
+        weights["model"]["a.b"].fill_(7.0)  # the next step, while the thread writes
+    found = checkpoint.latest(str(tmp_path))
+    assert found is not None and torch.equal(checkpoint.load(found)["model"]["a.b"], torch.full((3, 2), 1.0))
+
+
+@pytest.mark.parametrize("moment", ["save_file", "file_of"])
+def test_a_save_that_dies_half_way_leaves_the_former_one(tmp_path, monkeypatch, moment):
+    checkpoint.save(str(tmp_path), 5, tensors(5), {})
+    with monkeypatch.context() as broken:
+        broken.setattr(pieces, moment, lambda *given: (_ for _ in ()).throw(OSError("no space left")))
+        with pytest.raises(CheckpointException, match="no space left"), saver(tmp_path) as saving:
+            saving.save(10, tensors(10), {})
+    assert steps(tmp_path) == [".step-00000010.part", "step-00000005"]
+    found = checkpoint.latest(str(tmp_path))
+    assert found is not None and found.step == 5
+    checkpoint.save(str(tmp_path), 10, tensors(10), {})
+    assert steps(tmp_path) == ["step-00000005", "step-00000010"]
+
+
+@pytest.mark.parametrize("folder", ["local", "memory://checkpoint-pieces/run"])
+def test_pieces_of_several_processes_are_read_whole_and_in_part(tmp_path, folder):
+    """Files as three processes leave them, one without a row of its own."""
+    root = str(tmp_path) if folder == "local" else folder
+    whole = torch.arange(10.0).view(5, 2)
+    path = Path(checkpoint.save(str(tmp_path / "made"), 4, {"average": {"w": whole}, "model": {"w": whole}}, {}))
+    state = json.loads((path / "state.json").read_text())
+    del state["files"]["average.safetensors"]
+    for rank, rows in ((0, slice(0, 3)), (2, slice(3, 5))):
+        file = str(path / f"average-{rank:05d}.safetensors")
+        save_file({"w": whole[rows].clone()}, file, {"pieces": json.dumps({"w": [[rows.start, 0], [5, 2]]})})
+        made = pieces.file_of(file)
+        state["files"][made.name] = {"bytes": made.bytes, "crc": made.crc}
+    target = storage.join(root, "checkpoints", "step-00000004")
+    for name in state["files"]:
+        storage.write_bytes(storage.join(target, name), (path / name).read_bytes())
+    storage.write_bytes(storage.join(target, "state.json"), json.dumps(state).encode())
+    found = checkpoint.latest(root)
+    assert found is not None
+    assert torch.equal(checkpoint.load(found)["average"]["w"], whole)
+    into = {"average": {"w": torch.zeros(5, 2)}}
+    checkpoint.restore(found, into)
+    assert torch.equal(into["average"]["w"], whole)
+    with pytest.raises(ValueError, match="average of another network: missing \\['v'\\]"):
+        checkpoint.restore(found, {"average": {"w": torch.zeros(5, 2), "v": torch.zeros(1)}})
+    with pytest.raises(ValueError, match="Size mismatch"):
+        checkpoint.restore(found, {"average": {"w": torch.zeros(5, 3)}})
+    joined = tmp_path / "one.safetensors"
+    pieces.write_whole([str(path / name) for name in state["files"] if name.startswith("average")], str(joined))
+    assert torch.equal(load_file(joined)["w"], whole)
 
 
 def test_no_checkpoint_is_none(tmp_path):

@@ -16,8 +16,9 @@ import yaml
 
 import commands
 from pipelines import RecipeError, resolved
-from train import loop, metrics
+from train import checkpoint, loop, metrics
 from train.distributed import World
+from train.step import NotFinite
 
 torch = pytest.importorskip("torch")
 ALONE = World(0, 1, torch.device("cpu"))
@@ -111,6 +112,25 @@ def test_killed_at_any_point_it_tells_the_same(straight, tmp_path):
     assert losses(run) == losses(straight)
 
 
+@pytest.mark.slow
+def test_killed_five_times_it_tells_the_same(straight, tmp_path):
+    """Going on within an epoch of the pictures (steps 4, 6, 9) and at its edge (5, 8), with one to three workers."""
+    recipe = train_workspace.fill(train_workspace.recipe(tmp_path))
+    run = tmp_path / "runs" / "s"
+    for number, mark in enumerate((4, 5, 6, 8, 9)):
+        more = ("--stage", "s", "--workers", str(1 + number % 3), "--set", f"stages.s.checkpoint_every={mark}")
+        process = subprocess.Popen(command(recipe, tmp_path, *more), env=environment(), start_new_session=True)
+        try:
+            while not (run / "checkpoints" / f"step-{mark:08d}").exists():
+                assert process.poll() is None
+                time.sleep(0.001)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    subprocess.run(command(recipe, tmp_path, "--stage", "s"), env=environment(), check=True)
+    assert losses(run) == losses(straight)
+
+
 def test_first_signal_saves_and_says_how_to_go_on(tmp_path):
     recipe = train_workspace.fill(train_workspace.recipe(tmp_path, {"steps": 100_000, "checkpoint_every": 100_000}))
     run = tmp_path / "runs" / "s"
@@ -192,3 +212,35 @@ def test_world_sizes_that_do_not_divide_are_named(tmp_path):
     recipe = train_workspace.fill(train_workspace.recipe(tmp_path))
     with pytest.raises(RecipeError, match=r"2 micro_batches per step cannot be shared out to 3 ranks, only to 1 or 2"):
         loop.check_world(recipe.stages["s"], "s", 3)
+
+
+def spoilt(load, from_step: int, factor: float):
+    """A loader that multiplies the latents it gives from some step on."""
+    given = []
+
+    def spoiling(*arguments):
+        given.append(load(*arguments))
+        wrong = len(given) > 2 * from_step  # two micro-batches a step, read by one worker in order
+        return given[-1]._replace(data=given[-1].data * factor) if wrong else given[-1]
+
+    return spoiling
+
+
+@pytest.mark.parametrize(
+    ("factor", "error", "words"),
+    [(float("nan"), NotFinite, r"the loss is not finite for \d+ of \d+ samples: [0-9a-f]{16} of"),
+     (1e4, loop.Exploded, r"step 7: loss .* its samples: [0-9a-f]{16} of")],
+)  # fmt: skip
+def test_a_loss_that_leaves_its_band_names_the_samples_and_keeps_the_checkpoint(
+    straight, tmp_path, monkeypatch, factor, error, words
+):
+    recipe = train_workspace.fill(train_workspace.recipe(tmp_path))
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "REMEMBERED", 8)
+        patched.setattr(loop.batches, "load", spoilt(loop.batches.load, 6, factor))
+        with pytest.raises(error, match=words):
+            loop.train_stage(recipe, "s", ALONE, StopAfter(), loop.Options(workers=1))
+    found = checkpoint.latest(str(tmp_path / "runs" / "s"))
+    assert found is not None and found.step == 4 and checkpoint.load(found)["model"]
+    loop.train_stage(recipe, "s", ALONE, StopAfter(), OPTIONS)  # with good samples it goes on as if nothing had been
+    assert losses(tmp_path / "runs" / "s") == losses(straight)

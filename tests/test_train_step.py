@@ -168,3 +168,31 @@ def test_padding_is_as_long_as_the_longest_text():
 def test_a_batch_without_any_text_gives_numbers():
     result = train_step(weights(), [micro(2)], [0], [batch(2, 0, lengths=(0, 0))], ALONE, 0)
     assert bool(torch.isfinite(result.losses).all())
+
+
+# Mean losses of ten steps on fixed batches; printed anew by `python -m tests.test_train_step`.
+GOLDEN = [2.0341491699, 1.9077044010, 2.2178173065, 1.9471407890, 2.0666195869, 2.1240869045, 1.8460042238, 2.2904229879,
+          2.0429580212, 2.0771122694]  # fmt: skip
+BF16_BAND = 1e-3  # relative, per step; the largest distance seen is 2e-4
+
+
+def curve(precision: str) -> list[float]:
+    trained = weights(precision=precision, lr=3e-3, warmup_steps=2, schedule="cosine", weight_decay=0.01)
+    told = []
+    for step in range(10):
+        given = [batch(3, 2 * step), batch(2, 2 * step + 1)]
+        told.append(float(train_step(trained, [micro(3), micro(2)], [0, 1], given, ALONE, step).losses.mean()))
+    return told
+
+
+def test_ten_steps_give_the_golden_curve():
+    assert curve("float32") == pytest.approx(GOLDEN, rel=1e-5)  # another processor adds in another order
+
+
+def test_bfloat16_stays_in_its_band():
+    assert curve("bfloat16") == pytest.approx(GOLDEN, rel=BF16_BAND)
+
+
+if __name__ == "__main__":
+    for precision in ("float32", "bfloat16"):
+        print(precision, *(f"{old:.10f} -> {new:.10f}" for old, new in zip(GOLDEN, curve(precision))), sep="\n  ")
