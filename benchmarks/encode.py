@@ -1,6 +1,6 @@
 """Frames per second from files to latents on disk, against the loop everybody writes first: open a clip, encode, save.
 
-    python -m benchmarks.encode [--device cpu] [--size tiny] [--clips 6] [--side-px 256] [--frames 17] [--json FILE]
+    python -m benchmarks.encode [--device cpu] [--size tiny] [--clips 9] [--rounds 1] [--side-px 256] [--frames 17] [--json FILE]
 
 The loop is decord, a resize, `AutoencoderKLHunyuanVideo.encode` and one safetensors file a clip, with torch's own number
 of threads, and once more with one. dailies is the readers, VAE and shard writer of `cache.encode_latents`. The weights
@@ -45,7 +45,7 @@ def main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    for name, default in (("clips", 6), ("side-px", 256), ("frames", 17), ("rounds", 2), ("workers", os.cpu_count())):
+    for name, default in (("clips", 9), ("side-px", 256), ("frames", 17), ("rounds", 1), ("workers", os.cpu_count())):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--size", choices=("tiny", "full"), default="tiny")
     parser.add_argument("--device", default="cpu")

@@ -257,6 +257,32 @@ def test_what_changes_bytes_changes_the_fingerprint(tmp_path: Path, change: dict
     assert fingerprint(latent_settings(chosen)) != fingerprint(latent_settings(other))
 
 
+@pytest.mark.parametrize(
+    "rule", ["cache.pixels.PIXEL_VERSION", "media.frames.FRAMES_VERSION", "media.colour.COLOUR_VERSION"]
+)
+def test_a_changed_rule_of_pixels_changes_the_fingerprint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: str
+) -> None:
+    before = fingerprint(latent_settings(ws.recipe(tmp_path)))
+    monkeypatch.setattr(rule, 99)
+    assert fingerprint(latent_settings(ws.recipe(tmp_path))) != before
+
+
+def test_another_frame_rate_is_another_bucket(tmp_path: Path, files: list[dict[str, Any]]) -> None:
+    chosen = ws.fill(ws.recipe(tmp_path), files)
+    run(chosen)
+    slow = ws.DEFAULTS["views"] | {"clip": ws.DEFAULTS["views"]["clip"] | {"frames": 5, "fps": 12.0}}
+    other = ws.recipe(tmp_path, views=slow)
+    assert latent_settings(other) == latent_settings(chosen) and run(other).encoded == 6
+    assert {name.split("-")[1] for name in open_cache(other).buckets if "-" in name} == {"24fps", "12fps"}
+
+
+def test_sets_thresholds_and_places_do_not_change_the_fingerprint(tmp_path: Path) -> None:
+    one = ws.recipe(tmp_path / "a")
+    sets = {"images": {"media": "image", "keep": {"sharpness": {"min": 9.0}}}, "videos": {"media": "video"}}
+    assert latent_settings(ws.recipe(tmp_path / "b", sets=sets, footage=["x"])) == latent_settings(one)
+
+
 def test_what_does_not_change_bytes_does_not(tmp_path: Path) -> None:
     chosen, other = (
         ws.recipe(tmp_path / "a"),
