@@ -38,18 +38,17 @@ class Task(NamedTuple):
 
 
 class Scanned(NamedTuple):
-    """video: row of `videos`; rows: table name -> Arrow batches file of each spool; seconds: spent in the child."""
+    """video: row of `videos`; rows: table name -> Arrow batches file; seconds: spent in the child, or children."""
 
     video: dict[str, Any]
-    spools: tuple[Path, ...]
+    spool: Path
     seconds: float
 
     def batches(self, table: str) -> Iterator[pa.RecordBatch]:
-        for spool in self.spools:
-            path = spool / f"{table}.arrow"
-            if path.exists():
-                with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as reader:
-                    yield from reader
+        path = self.spool / f"{table}.arrow"
+        if path.exists():
+            with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as reader:
+                yield from reader
 
 
 class Isolated:
@@ -78,12 +77,12 @@ class Isolated:
             started = time.monotonic()
             answer, reason = self._ask(task, spool, beat)
             if answer is not None:
-                return Scanned(answer, (spool,), time.monotonic() - started)
+                return Scanned(answer, spool, time.monotonic() - started)
             reasons.append(reason)
         for stale in spool.glob("*.arrow"):
             stale.unlink()
         row = {"media": "video", "status": "quarantined", "reason": f"{STRIKES} strikes: {'; '.join(reasons)}"}
-        return Scanned(row, (spool,), 0.0)
+        return Scanned(row, spool, 0.0)
 
     def parts(self, path: str, spool: Path) -> list[tuple[float, float]]:
         """The parts that a video is long enough to be scanned in; none where it is not, or where it cannot be told."""

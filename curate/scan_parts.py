@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-
-from curate.isolate import Isolated, Scanned, Task
+from curate.isolate import Isolated, Scanned, Spool, Task
 from curate.segments import agreed, may_be_long, one_film, one_row
-from curate.tables import SCHEMAS, typed
 from media import storage
 from pipelines import Curate
 
@@ -43,18 +40,24 @@ def _in_parts(task: Task, parts: list[tuple[float, float]], settings: Curate, wo
     videos = [part.video for part in scanned]
     if not agreed(videos):
         return None
-    if "clips" in task.want:
-        _renumber(scanned, [video["piece"]["entered"] for video in videos])
-    spools = tuple(part.spools[0] for part in scanned)
-    return Scanned(one_row(videos), spools, sum(part.seconds for part in scanned))
+    _join(scanned, [video["piece"]["entered"] for video in videos], task.want, spool)
+    return Scanned(one_row(videos), spool, sum(part.seconds for part in scanned))
 
 
-def _renumber(scanned: list[Scanned], entered: list[int | None]) -> None:
-    """Write the clips of all parts anew, all into the first part's spool."""
-    rows: list[list[dict[str, Any]]] = []
-    for part in scanned:
-        rows.append([row for batch in part.batches("clips") for row in batch.to_pylist()])
-        (part.spools[0] / "clips.arrow").unlink(missing_ok=True)
-    path = scanned[0].spools[0] / "clips.arrow"
-    with pa.ipc.new_stream(str(path), SCHEMAS["clips"]) as writer:
-        writer.write_table(typed(one_film(rows, entered), SCHEMAS["clips"]))
+def _join(scanned: list[Scanned], entered: list[int | None], want: list[str], folder: Path) -> None:
+    """Write the rows of all parts into one spool, in the batches in which one pass hands them over: clips by the shot, other
+    rows one by one."""
+    for stale in folder.glob("*.arrow"):
+        stale.unlink()
+    spool = Spool(folder)
+    for table in want:
+        if table == "clips":
+            parts = [[row for batch in part.batches(table) for row in batch.to_pylist()] for part in scanned]
+            for _, shot in groupby(one_film(parts, entered), key=lambda row: row["shot_start_tick"]):
+                spool.add(table, list(shot))
+            continue
+        for part in scanned:
+            for batch in part.batches(table):
+                for row in batch.to_pylist():
+                    spool.add(table, [row])
+    spool.close()
