@@ -11,8 +11,11 @@ dropped, each rank taking the next batch of a shuffled list.
 from __future__ import annotations
 
 import argparse
+import json
 import time
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -32,6 +35,7 @@ def main() -> None:
     options.add_argument("--tokens", type=int, default=36_000, help="per micro-batch")
     options.add_argument("--micro-batches", type=int, default=64)
     options.add_argument("--steps", type=int, default=200)
+    options.add_argument("--json", help="file to write the figures to")
     chosen = options.parse_args()
     feeds = [pools(1, None, chosen.clips, chosen.tokens, 0)]
     feeds.append([pool for k, frames in enumerate((33, 65, 129))
@@ -41,16 +45,31 @@ def main() -> None:
     print(f"{'':34}{'this plan':>12}{'per bucket':>12}")
     ours, theirs = of_plan(feeds, chosen), of_peer(feeds, chosen)
     for key in ours:
-        print(f"{key:34}{ours[key]:>12}{theirs.get(key, ''):>12}")
-    speed(chosen)
+        print(f"{key:34}{ours[key]:>12.1%}{theirs[key]:>12.1%}")
+    anchors = mixed_scale(chosen)
+    print(f"\nmix-scale, 256px and 512px pictures at 1 : 3, {chosen.steps} steps: "
+          f"{', '.join(f'{count} steps of {a} + {b}' for (a, b), count in anchors.items())} micro-batches\n")  # fmt: skip
+    speeds = speed(chosen)
+    if chosen.json:
+        told = {f"{a} + {b}": count for (a, b), count in anchors.items()}
+        figures = {"plan": ours, "per_bucket": theirs, "mix_scale_steps": told, "seconds": speeds}
+        Path(chosen.json).write_text(json.dumps(figures, indent=1))
 
 
-def pools(frames: int, fps: float | None, count: int, tokens: int, seed: int) -> list[Pool]:
+def mixed_scale(chosen: argparse.Namespace) -> Counter[tuple[int, int]]:
+    """How many steps of a mix-scale stage held how many micro-batches of the small and of the large pictures."""
+    feeds = [pools(1, None, chosen.clips, chosen.tokens, 0), pools(1, None, chosen.clips // 2, chosen.tokens, 4, 512)]
+    plan = Plan(feeds, [0.25, 0.75], chosen.micro_batches, 0, "every_step")
+    taken = (Counter(one.feed for one in plan.step(number)) for number in range(chosen.steps))
+    return Counter((one[0], one[1]) for one in taken)
+
+
+def pools(frames: int, fps: float | None, count: int, tokens: int, seed: int, base: int = 256) -> list[Pool]:
     """Clips of one length, each in the bucket of its aspect."""
     generator = np.random.default_rng([7, seed])
-    sizes = staircase(256)
-    base = generator.choice(list(ASPECTS), count, p=list(ASPECTS.values()))
-    aspects = base * np.exp(generator.normal(0, 0.08, count) * (generator.random(count) < 0.3))
+    sizes = staircase(base)
+    wild = generator.choice(list(ASPECTS), count, p=list(ASPECTS.values()))
+    aspects = wild * np.exp(generator.normal(0, 0.08, count) * (generator.random(count) < 0.3))
     placed = np.array([sizes.index(nearest(sizes, aspect)) for aspect in aspects])
     weights = generator.gamma(4.0, 0.25, count)
     return [pool(sizes[k], frames, fps, weights[placed == k], tokens) for k in np.unique(placed)]
@@ -64,7 +83,7 @@ def pool(size: Size, frames: int, fps: float | None, weights: np.ndarray, tokens
                 rows.astype("S16"), rows * 0, weights)  # fmt: skip
 
 
-def of_plan(feeds: Sequence[Sequence[Pool]], chosen: argparse.Namespace) -> dict[str, str]:
+def of_plan(feeds: Sequence[Sequence[Pool]], chosen: argparse.Namespace) -> dict[str, float]:
     plan = Plan(feeds, [0.4, 0.6], chosen.micro_batches, 0)
     fills, excess = [], []
     for step in range(chosen.steps):
@@ -73,11 +92,11 @@ def of_plan(feeds: Sequence[Sequence[Pool]], chosen: argparse.Namespace) -> dict
         costs = [one.cost for one in micro]
         excess.append(imbalance([sum(costs[i] for i in mine) for mine in share_out(costs, RANKS)]))
     return {
-        "token budget filled, mean": f"{np.mean(fills):.1%}",
-        "padded video tokens": "0.0%",
-        "samples left out of an epoch": f"{left_out(plan):.1%}",
-        "FLOP imbalance of the ranks, mean": f"{np.mean(excess):.1%}",
-        "FLOP imbalance of the ranks, p95": f"{np.percentile(excess, 95):.1%}",
+        "token budget filled, mean": float(np.mean(fills)),
+        "padded video tokens": 0.0,
+        "samples left out of an epoch": left_out(plan),
+        "FLOP imbalance of the ranks, mean": float(np.mean(excess)),
+        "FLOP imbalance of the ranks, p95": float(np.percentile(excess, 95)),
     }
 
 
@@ -94,7 +113,7 @@ def left_out(plan: Plan) -> float:
     return 1 - held / drawn
 
 
-def of_peer(feeds: Sequence[Sequence[Pool]], chosen: argparse.Namespace) -> dict[str, str]:
+def of_peer(feeds: Sequence[Sequence[Pool]], chosen: argparse.Namespace) -> dict[str, float]:
     generator = np.random.default_rng(0)
     every = [pool for feed in feeds for pool in feed]
     whole = [(pool, len(pool.rows) // pool.batch) for pool in every]
@@ -108,11 +127,11 @@ def of_peer(feeds: Sequence[Sequence[Pool]], chosen: argparse.Namespace) -> dict
     excess = [imbalance(list(one)) for one in ranks]
     dropped = 1 - sum(count * pool.batch for pool, count in whole) / sum(len(pool.rows) for pool in every)
     return {
-        "token budget filled, mean": f"{np.mean(fills):.1%}",
-        "padded video tokens": "0.0%",
-        "samples left out of an epoch": f"{dropped:.1%}",
-        "FLOP imbalance of the ranks, mean": f"{np.mean(excess):.1%}",
-        "FLOP imbalance of the ranks, p95": f"{np.percentile(excess, 95):.1%}",
+        "token budget filled, mean": float(np.mean(fills)),
+        "padded video tokens": 0.0,
+        "samples left out of an epoch": dropped,
+        "FLOP imbalance of the ranks, mean": float(np.mean(excess)),
+        "FLOP imbalance of the ranks, p95": float(np.percentile(excess, 95)),
     }
 
 
@@ -121,14 +140,16 @@ def imbalance(loads: Sequence[float]) -> float:
     return max(loads) / (sum(loads) / len(loads)) - 1
 
 
-def speed(chosen: argparse.Namespace) -> None:
+def speed(chosen: argparse.Namespace) -> dict[str, float]:
     """Planning a million samples: the first step of a fresh process, and the first after a resume in epoch 3."""
-    big = [pools_of_million()]
+    big, found = [pools_of_million()], {}
     for name, step in (("first step", 0), ("resumed in epoch 3", 4_000_000 // big[0][0].batch // chosen.micro_batches)):
         plan = Plan(big, [1.0], chosen.micro_batches, 0)
         started = time.perf_counter()
         plan.step(step)
-        print(f"1,000,000 samples, {name:22}{time.perf_counter() - started:>8.2f} s")
+        found[name] = time.perf_counter() - started
+        print(f"1,000,000 samples, {name:22}{found[name]:>8.2f} s")
+    return found
 
 
 def pools_of_million() -> list[Pool]:

@@ -98,7 +98,7 @@ def test_json_progress_is_one_object_per_step(trained, capsys):
     assert leave(run.app, trained, *more) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [(one["stage"], one["step"], one["steps"]) for one in lines] == [("t", 3, 4), ("t", 4, 4)]
-    assert all({"loss", "lr", "norm", "tokens", "bucket", "time"} <= set(one) for one in lines)
+    assert all({"loss", "lr", "norm", "tokens", "bucket", "time", "memory_gb"} <= set(one) for one in lines)
 
 
 @pytest.mark.parametrize(

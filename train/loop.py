@@ -22,7 +22,7 @@ from train.distributed import World, barrier
 from train.during import StageSamples
 from train.folder import RunFolder
 from train.loader import read_ahead
-from train.metrics import Metrics, Progress
+from train.metrics import Metrics, Progress, machine
 from train.optim import DTYPES, Weights, learning_rate
 from train.plan import MicroBatch, Plan, share_out
 from train.probe import probe
@@ -185,7 +185,7 @@ def _loop(run: Run, start: int, stop: Stop, options: Options, progress: Progress
             micro = plan_step(step)
             result = train_step(run.weights, micro, _share(micro, world), loaded, world, step, stop.number is not None)
             done = step + 1
-            record = _record(stage, micro, result, step, time.monotonic() - began, waited)
+            record = _record(stage, micro, result, step, time.monotonic() - began, waited, world)
             _refuse_explosion(losses, record["loss"], micro, done)
             if metrics:
                 metrics.write(done, record)
@@ -209,7 +209,7 @@ def _share(micro: Sequence[MicroBatch], world: World) -> list[int]:
 
 
 def _record(
-    stage: Stage, micro: Sequence[MicroBatch], result: Result, step: int, seconds: float, waited: float
+    stage: Stage, micro: Sequence[MicroBatch], result: Result, step: int, seconds: float, waited: float, world: World
 ) -> dict[str, Any]:
     """One line of metrics.jsonl: mean loss, per bucket, per quarter of t, and what the step cost."""
     by_bucket, by_t = defaultdict(list), defaultdict(list)
@@ -217,11 +217,12 @@ def _record(
     for bucket, loss, t in zip(buckets, result.losses.tolist(), result.ts.tolist()):
         by_bucket[bucket].append(loss)
         by_t[f"t{min(int(t * T_BINS), T_BINS - 1)}"].append(loss)
+    flops = sum(one.cost for one in micro)
     tokens = sum(batches.tokens_of(one.bucket) * len(one.rows) for one in micro)
     return {
         "loss": float(result.losses.mean()), "lr": learning_rate(stage, step), "norm": result.norm,
         "samples": len(buckets), "tokens": tokens, "seconds": round(seconds, 4), "waited": round(waited, 4),
-        "tflop_s": round(sum(one.cost for one in micro) / seconds / 1e12, 4),
+        "tflop_s": round(flops / seconds / 1e12, 4), **machine(world, stage.precision, flops / seconds),
         "bucket": {key: statistics.fmean(one) for key, one in sorted(by_bucket.items())},
         "time": {key: statistics.fmean(one) for key, one in sorted(by_t.items())},
     }  # fmt: skip

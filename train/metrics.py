@@ -8,10 +8,16 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import sys
 import time
 from collections import deque
 from typing import Any, TextIO
+
+import torch
+
+from train.distributed import World
+from train.gpus import known, peak_flops
 
 LINES_EVERY_S = 10.0  # where the output is no terminal
 RATE_OVER = 20  # steps
@@ -61,6 +67,21 @@ class Metrics:
     def close(self) -> None:
         self._file.close()
         self._board.close()
+
+
+def machine(world: World, precision: str, flop_s: float) -> dict[str, float]:
+    """memory_gb: the most that this rank's device (or process) has held; mfu: the share of all ranks' peak that
+    `flop_s` useful operations per second are, where the device's peak is known (train/gpus.py)."""
+    if world.device.type != "cuda":
+        return {"memory_gb": round(peak_resident_bytes() / 1e9, 4)}
+    told = {"memory_gb": round(torch.cuda.max_memory_allocated(world.device) / 1e9, 4)}
+    gpu = known(torch.cuda.get_device_name(world.device))
+    return told if gpu is None else told | {"mfu": round(flop_s / world.size / peak_flops(gpu, precision), 4)}
+
+
+def peak_resident_bytes() -> float:
+    """The most memory that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1.0 if sys.platform == "darwin" else 1024.0)
 
 
 def _flat(record: dict[str, Any], above: str = "") -> list[tuple[str, float]]:

@@ -3,8 +3,6 @@ once, with the bucket's name, and not after days when that bucket first comes up
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections.abc import Sequence
 
 import torch
@@ -14,6 +12,7 @@ from pipelines import RecipeError
 from train import batch as batches
 from train.data import FeedPools
 from train.distributed import World
+from train.metrics import peak_resident_bytes
 from train.optim import Weights
 from train.plan import MicroBatch, Pool
 from train.step import sample_losses
@@ -79,4 +78,4 @@ def _peak(world: World) -> float:
     """Bytes: of the device's allocator, or of this process."""
     if world.device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(world.device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1.0 if sys.platform == "darwin" else 1024.0)
+    return peak_resident_bytes()
