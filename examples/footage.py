@@ -33,8 +33,9 @@ A shot's record
     first_frame, end_frame (half open), start_s, end_s (half open)
     camera           one of the 14 classes, or null where none applies (roll, a flat scene that slides)
     move             what was rendered: a class, "roll" or "shake" (a violent handheld)
-    motion_px_s      mean speed of the picture's points (inside the borders), in px per second of the stored size
-    moving_area      share of the points that move: 1 when the camera does (but at the centre of a zoom)
+    motion_px_s      how fast what is seen moves: the speed of what each px shows, averaged over the px inside the borders
+                     and over the shot's time, in px per second of the stored size. Letters and opaque logos stand still
+    moving_area      share of the px that move: 1 when the camera does (but at the centre of a zoom)
     flow_px_s        [right, down]: their mean velocity
     static           nothing moves at all; blurred, noisy; exposure "right" | "over" | "under"
     flash_frames     frames whitened by a flash: no cuts
@@ -68,7 +69,7 @@ from .textures import TEXTURES, Image
 from .truth import duplicate_groups, film_record, related_files
 from .words import describe, subject
 
-TRUTH_VERSION = 1
+TRUTH_VERSION = 2
 CUT_SHORT = {"truncated.mp4": 0.6}  # share of the bytes that stay
 
 

@@ -21,7 +21,7 @@ from .sprites import render_sprite
 from .textures import Image, Rng, render_texture
 
 NEAREST_DEPTH, FARTHEST_DEPTH = 0.85, 1.35  # where standing things are
-GRID = (32, 18)  # points at which the flow is measured: columns, rows
+STEP_PX = 4  # every so many px the flow is measured, another one in each frame
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,12 @@ class Layer(NamedTuple):
 
 
 class Flow(NamedTuple):
-    """How the picture moves: mean speed of all its points, and the mean velocity (right, down), in px per second."""
+    """How the picture moves: mean speed of all its px, and the mean velocity (right, down), in px per second."""
 
     speed_px_s: float
     right_px_s: float
     down_px_s: float
-    moving_area: float  # share of the points that move at all
+    moving_area: float  # share of the px that move at all
 
     def scaled(self, scale: float) -> Flow:
         """The flow of the picture made larger by `scale`."""
@@ -90,18 +90,26 @@ def render_scene(scene: Scene, seed: int | list[int], width: int, height: int, t
 
 
 def measure_scene(scene: Scene, seed: int | list[int], width: int, height: int, times_s: Image, first: int = 0,
-                  stop: int | None = None) -> Flow:  # fmt: skip
-    """The true flow, averaged over a grid of points and all pairs of neighbouring frames within [first, stop)."""
+                  stop: int | None = None, counted: Image | None = None) -> Flow:  # fmt: skip
+    """The true flow: how fast what is seen moves, averaged over the time of frames [first, stop) and over the picture's px.
+
+    counted (height, width): 1 where a px counts, 0 where something at rest lies over the scene, NaN where the picture ends;
+    None counts them all. Of every STEP_PX x STEP_PX px one is looked at, in turn.
+    """
     pose, layers = build(scene, seed, width, height, times_s)
-    columns, rows = np.linspace(0, width - 1, GRID[0]), np.linspace(0, height - 1, GRID[1])
-    points = np.stack([*(axis.ravel() for axis in np.meshgrid(columns, rows)), np.ones(GRID[0] * GRID[1])])
-    totals = np.zeros(4)
-    pairs = range(first, (len(times_s) if stop is None else stop) - 1)
-    for index in pairs:
-        flow = _flow(pose, layers, index, points, width, height) / (times_s[index + 1] - times_s[index])
-        speed = np.hypot(*flow)
-        totals += [speed.mean(), flow[0].mean(), flow[1].mean(), (speed > 1e-3).mean()]
-    return Flow(*(float(value) for value in totals / max(1, len(pairs))))
+    counted = np.ones((height, width), np.float32) if counted is None else counted
+    end = (len(times_s) if stop is None else stop) - 1
+    totals, area = np.zeros(4), 1e-9
+    for index in range(first, end):
+        y, x = np.mgrid[index // STEP_PX % STEP_PX : height : STEP_PX, index % STEP_PX : width : STEP_PX]
+        shares, step_s = counted[y, x], times_s[index + 1] - times_s[index]
+        known = ~np.isnan(shares)
+        points = np.stack([x[known], y[known], np.ones(known.sum(), int)]).astype(float)
+        flow = _flow(pose, layers, index, points, width, height) * shares[known]
+        moving = np.hypot(*flow) / step_s > 1e-3
+        totals += [np.hypot(*flow).sum(), flow[0].sum(), flow[1].sum(), step_s * moving.sum()]
+        area += step_s * known.sum()
+    return Flow(*(float(value) for value in totals / area))
 
 
 def build(scene: Scene, seed: int | list[int], width: int, height: int, times_s: Image) -> tuple[Pose, list[Layer]]:
@@ -204,16 +212,26 @@ def _flow(pose: Pose, layers: list[Layer], index: int, points: Image, width: int
     for layer in layers:
         now = layer_matrix(pose, layer, index, width, height)
         then = layer_matrix(pose, layer, index + 1, width, height)
-        local = np.linalg.inv(now) @ points
-        moved = then @ local
-        hit = _covers(layer.image, local[:2] / local[2]) if layer.image.shape[2] == 4 else np.ones(len(local[0]), bool)
-        flow[:, hit] = (moved[:2] / moved[2] - points[:2])[:, hit]
+        if layer.image.shape[2] == 3:
+            hit = np.ones(points.shape[1], bool)
+        else:
+            hit = _covers(layer.image, now, points)
+        moved = then @ np.linalg.inv(now) @ points[:, hit]
+        flow[:, hit] = moved[:2] / moved[2] - points[:2, hit]
     return flow
 
 
-def _covers(image: Image, local: Image) -> Image:
-    """bool (N,): the picture is opaque at points (2, N)."""
-    x, y = np.clip(np.nan_to_num(local), -1e6, 1e6).round().astype(int)
-    inside = (x >= 0) & (y >= 0) & (x < image.shape[1]) & (y < image.shape[0])
-    inside[inside] = image[y[inside], x[inside], 3] > 127
-    return inside
+def _covers(image: Image, matrix: Image, points: Image) -> Image:
+    """bool (N,): the picture, brought to the frame by the matrix, is opaque at homogeneous points (3, N)."""
+    tall, wide = image.shape[:2]
+    corners = matrix @ np.array([[-1, wide, -1, wide], [-1, -1, tall, tall], [1, 1, 1, 1]], float)
+    hit = np.zeros(points.shape[1], bool)
+    if (corners[2] <= 1e-6).any():
+        return hit  # (partly) behind the camera: not drawn either
+    low, high = (corners[:2] / corners[2]).min(axis=1), (corners[:2] / corners[2]).max(axis=1)
+    near = np.flatnonzero(((points[:2] >= low[:, None]) & (points[:2] <= high[:, None])).all(axis=0))
+    local = np.linalg.inv(matrix) @ points[:, near]
+    x, y = (local[:2] / local[2]).round().astype(int)
+    inside = (x >= 0) & (y >= 0) & (x < wide) & (y < tall)
+    hit[near[inside]] = image[y[inside], x[inside], 3] > 127
+    return hit

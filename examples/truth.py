@@ -147,8 +147,30 @@ def _shots(film: Film, seed: int, stored_s: Image) -> list[dict[str, Any]]:
 def _measured(film: Film, span: Span, seed: list[int], begin: int, end: int) -> Flow:
     """Flow within frames [begin, end) of the film, in px of the stored file."""
     times = frame_times(film)[span.first : span.stop]
-    flow = measure_scene(span.shot.scene, seed, *film.inner, times - times[0], begin - span.first, end - span.first)
+    scene, frames = span.shot.scene, (begin - span.first, end - span.first)
+    flow = measure_scene(scene, seed, *film.inner, times - times[0], *frames, _counted(film, span.shot.look))
     return Flow(*(round(value, 3) for value in flow.scaled(film.variant.scale if film.variant else 1.0)))
+
+
+def _counted(film: Film, look: effects.Look) -> Image:
+    """What `measure_scene` wants to know of the picture inside the borders: letters and logos that one cannot see through
+    stand still, and what a variant crops is not there."""
+    width, height = film.inner
+    edge = film.border or Border()
+    laid = [_laid_over(np.full((height, width, 3), level, np.uint8), film, look)[..., 1] for level in (255, 0)]
+    through = np.subtract(*laid, dtype=np.float32) > 127
+    shown = np.zeros((film.height, film.width), bool)
+    x, y, wide, tall = (
+        crop_window(film.variant, film.width, film.height) if film.variant else (0, 0, *shown.shape[::-1])
+    )
+    shown[y : y + tall, x : x + wide] = True
+    inner = np.s_[edge.top : edge.top + height, edge.left : edge.left + width]
+    return np.where(shown[inner], through[inner].astype(np.float32), np.nan)
+
+
+def _laid_over(frame: Image, film: Film, look: effects.Look) -> Image:
+    """A picture under the film's texts, borders and logo."""
+    return effects.add_logo(effects.add_border(effects.write_texts(frame, look)[0], film.border), film.logo)[0]
 
 
 def _shot(film: Film, span: Span, flow: Flow, begin: int, end: int, stored_s: Image) -> dict[str, Any]:

@@ -1,13 +1,14 @@
-"""Motion: dense optical flow (DIS, Kroeger et al. 2016) on small luma, at most five pairs of frames a second.
+"""Motion: how fast what is seen moves. `motion` is the speed of what each px shows, averaged over the px inside the borders and
+over the clip's time; what is drawn on the picture (letters, logos) stands still.
 
-Pairs lie about a tenth of a second apart: far enough for slow motion to stand above the noise of the estimate, near
-enough for fast motion to be found. Dense flow smears the motion of a thing over the flat ground around it; so a second,
-simpler explanation, the motion of the whole picture, is tried at every pixel and taken wherever it fits as well.
-Borders stand.
+Five pairs of frames a second are measured on small luma, a tenth of a second apart: far enough for slow motion to stand above the
+noise of the estimate; neighbouring frames where motion is fast. The ground's motion is one affine flow (whole.py), that of
+things before it is looked for among their own px (things.py); dense flow (DIS, Kroeger et al. 2016) is where both begin.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -17,17 +18,17 @@ import numpy as np
 import pyarrow as pa
 
 from curate.signals.borders import bars
-from curate.signals.flow import FlowPairs
+from curate.signals.flow import PAIR_S, FlowPair, FlowPairs
 from curate.signals.kinds import Clip, Record, Scores, Seen, Signal, mean
+from curate.signals.things import thing_flow, thing_mask
+from curate.signals.whole import affine_flow, moved_back, whole_motion
 
 REST_S = 0.1  # five pairs a second say as much of a clip as ten, at half the cost
+FAST_PX = 8.0  # mean flow from which on neighbouring frames are compared: a shake turns back within a tenth of a second
 DEAD_WIDTHS = 0.0005  # flow below this share of the width (0.12 px) is noise of the estimate and counts as none
 MOVING = 0.01  # frame widths per second from which on a pixel moves
 STILL = 0.15  # mean grey levels between neighbours below which a frame repeats the one before
-GRID_PX = 4  # of the halved picture: step of the points that the whole picture's motion is fitted to
-ROBUST_PX = 0.25  # residue at which such a point counts half
-FITS = 4  # rounds of reweighting, from the median on
-SLACK = 1.0  # grey levels by which the simpler explanation may fit worse and still be taken
+LEAST_THINGS = 0.0005  # share of the px below which nothing moves by itself
 COLUMNS = ("motion", "motion_px_s", "moving_area", "jitter", "jumps", "still_frames")
 
 
@@ -52,87 +53,71 @@ class Step(NamedTuple):
 class Watch:
     def __init__(self) -> None:
         self._pairs = FlowPairs(REST_S)
-        self._before: tuple[float, np.ndarray] | None = None
+        self._dense = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        self._recent: deque[tuple[float, np.ndarray]] = deque()
 
     def see(self, seen: Seen) -> Record | None:
         luma, now = seen.small_luma, seen.time_s
-        before, self._before = self._before, (now, luma)
+        if self._recent and self._recent[-1][1].shape != luma.shape:
+            self._recent.clear()
+        before = self._recent[-1] if self._recent else None
         found = self._pairs.see(seen)
-        if before is None or before[1].shape != luma.shape:
+        pair = measured = None
+        if found is not None and before is not None:
+            pair = self._near(found, luma)
+            measured = measure(pair, luma, self._earlier(pair))
+        self._recent.append((now, luma))
+        while now - self._recent[0][0] > 4 * PAIR_S:
+            self._recent.popleft()
+        if before is None:
             return None
         still = float(cv2.norm(luma, before[1], cv2.NORM_L1)) / luma.size < STILL
-        pair, since = None, now
-        if found is not None:
-            pair = measure(explained(found.before, luma, found.flow), found.elapsed_s)
-            since = found.since_s
-        return Record(now, before[0], Step(seen.content / 255, still, pair, since))
+        return Record(now, before[0], Step(seen.content / 255, still, measured, found.since_s if found else now))
+
+    def _near(self, found: FlowPair, luma: np.ndarray) -> FlowPair:
+        """The pair itself, or the last two frames where it moves fast."""
+        since_s, before = self._recent[-1]
+        if since_s <= found.since_s or float(cv2.norm(found.flow, cv2.NORM_L1)) / luma.size < FAST_PX:
+            return found
+        return FlowPair(self._dense.calc(before, luma, None), before, since_s, found.time_s)  # type: ignore[call-overload]
+
+    def _earlier(self, pair: FlowPair) -> np.ndarray | None:
+        """The frame that lies about as long before the pair as the pair is long."""
+        until_s = pair.since_s - min(pair.elapsed_s, PAIR_S) + 1e-6
+        return next((luma for time_s, luma in reversed(self._recent) if time_s <= until_s), None)
 
 
-def explained(before: np.ndarray, after: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    """uint8 (h, w) twice, their dense flow (h, w, 2) -> flow (h/2, w/2, 2) in px of the halved picture.
-
-    It is the whole picture's motion where that fits as well, and none in the borders.
-    """
-    left, top, right, bottom = ((px + 1) // 2 for px in bars(before) or (0, 0, 0, 0))
-    flow, before, after = _halved(flow) / 2, _halved(before), _halved(after)
-    whole = whole_motion(flow, before)
-    worse = cv2.subtract(_misfit(before, after, whole), _misfit(before, after, flow)) > SLACK
-    best = np.where(worse[..., None], flow, whole)
-    height, width = before.shape
-    best[:top], best[height - bottom :], best[:, :left], best[:, width - right :] = 0, 0, 0, 0
-    return best
+def measure(pair: FlowPair, after: np.ndarray, earlier: np.ndarray | None = None) -> Pair:
+    """A pair, its second picture uint8 (h, w), and one from before the pair if there is any -> Pair."""
+    flow = motion_field(pair.flow, pair.before, after, earlier)
+    left, top, right, bottom = bars(pair.before) or (0, 0, 0, 0)
+    return speed_of(flow[top : flow.shape[0] - bottom, left : flow.shape[1] - right], pair.elapsed_s, flow.shape[1])
 
 
-def _halved(picture: np.ndarray) -> np.ndarray:
-    return cv2.resize(picture, (picture.shape[1] // 2, picture.shape[0] // 2), interpolation=cv2.INTER_AREA)
+def motion_field(dense: np.ndarray, before: np.ndarray, after: np.ndarray, earlier: np.ndarray | None) -> np.ndarray:
+    """Dense flow from before to after -> flow float32 (h, w, 2) in px: the ground's but where things move."""
+    ground = affine_flow(whole_motion(dense, before, after), *before.shape)
+    stabilised = moved_back(after, ground)
+    mask = thing_mask(before, stabilised if earlier is None else _stabilised(before, earlier), stabilised)
+    if mask.mean() < LEAST_THINGS:
+        return ground
+    own = thing_flow(before, stabilised, mask) + ground
+    return np.where(mask[..., None], np.where(np.isnan(own), dense, own), ground)
 
 
-def whole_motion(flow: np.ndarray, luma: np.ndarray) -> np.ndarray:
-    """Flow (h, w, 2) -> the affine flow (h, w, 2) that most of the picture's texture follows, by reweighted squares."""
-    design, there = _design(*luma.shape), flow[GRID_PX // 2 :: GRID_PX, GRID_PX // 2 :: GRID_PX].reshape(-1, 2)
-    across, along = cv2.Sobel(luma, cv2.CV_16S, 1, 0), cv2.Sobel(luma, cv2.CV_16S, 0, 1)
-    texture = cv2.blur(cv2.add(np.abs(across), np.abs(along)).astype(np.float32), (5, 5))
-    base = np.minimum(texture[GRID_PX // 2 :: GRID_PX, GRID_PX // 2 :: GRID_PX].reshape(-1), 30.0) + 0.1
-    fitted = np.array([np.median(there, axis=0), (0, 0), (0, 0)], np.float32)
-    ridge = 1e-3 * np.eye(3)
-    for _ in range(FITS):
-        off = there - design @ fitted
-        weight = (base / (1 + (off[:, 0] ** 2 + off[:, 1] ** 2) / ROBUST_PX**2))[:, None] * design
-        fitted = np.linalg.solve(weight.T @ design + ridge, weight.T @ there).astype(np.float32)
-    x, y = _centred(*luma.shape)
-    return fitted[0] + fitted[1] * x[None, :, None] + fitted[2] * y[:, None, None]
+def _stabilised(picture: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """The other picture, moved so that the ground lies as in the first one."""
+    dense = _rough_flow().calc(picture, other, None)  # type: ignore[call-overload]
+    return moved_back(other, affine_flow(whole_motion(dense, picture, other), *picture.shape))
 
 
-@lru_cache(maxsize=8)
-def _centred(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """x (w,) and y (h,) of a picture's px, in widths from its middle."""
-    x, y = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)
-    return x / width - 0.5, y / width - 0.5 * height / width
+@lru_cache(maxsize=1)
+def _rough_flow() -> cv2.DISOpticalFlow:
+    return cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
 
 
-@lru_cache(maxsize=8)
-def _design(height: int, width: int) -> np.ndarray:
-    """float32 (n, 3): 1, x, y at every GRID_PX-th px."""
-    x, y = (one[GRID_PX // 2 :: GRID_PX] for one in _centred(height, width))
-    xs, ys = np.meshgrid(x, y)
-    return np.stack([np.ones_like(xs), xs, ys], axis=-1).reshape(-1, 3)
-
-
-@lru_cache(maxsize=8)
-def _places(height: int, width: int) -> np.ndarray:
-    """float32 (h, w, 2): x, y of every px."""
-    return np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1).astype(np.float32)
-
-
-def _misfit(before: np.ndarray, after: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    """Mean absolute difference, over 3 x 3 px, of the first picture and the second one moved back along a flow."""
-    moved = cv2.remap(after, _places(*before.shape) + flow, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
-    return cv2.blur(cv2.absdiff(before, moved), (3, 3))
-
-
-def measure(flow: np.ndarray, elapsed_s: float) -> Pair:
-    """Flow (h, w, 2) in px of the small picture over elapsed_s -> Pair."""
-    width = flow.shape[1]
+def speed_of(flow: np.ndarray, elapsed_s: float, width: int) -> Pair:
+    """Flow (h, w, 2) in px over elapsed_s of a picture that is `width` px wide -> Pair."""
     dx, dy = np.ascontiguousarray(flow[..., 0]), np.ascontiguousarray(flow[..., 1])
     size = cv2.magnitude(dx, dy)
     moving = (size >= DEAD_WIDTHS * width).astype(np.float32)
