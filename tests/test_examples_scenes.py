@@ -114,6 +114,33 @@ def test_things_move_as_measured() -> None:
         assert place == pytest.approx(centre[:2] / centre[2], abs=1.0)
 
 
+def test_the_mean_speed_has_closed_forms() -> None:
+    """A turn: (1 + x x, x y) x speed, x and y in widths from the middle. A zoom: the distance from the middle. What is cropped
+    is not counted, what lies over the scene rests."""
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    x, y = x - CENTRE[0], y - CENTRE[1]
+    away, bent = np.hypot(x, y), np.hypot(1 + (x / WIDTH) ** 2, x * y / WIDTH**2)
+    turn = measure_scene(Scene("tiles", move="tilt left", speed=0.1), 0, WIDTH, HEIGHT, TIMES)
+    assert turn.speed_px_s == pytest.approx(0.1 * WIDTH * bent.mean(), rel=0.01)
+    zoom = Scene("tiles", move="zoom in", speed=0.1)
+    assert measure_scene(zoom, 0, WIDTH, HEIGHT, TIMES).speed_px_s == pytest.approx(0.2 * away.mean(), rel=0.01)
+    inner = np.full((HEIGHT, WIDTH), np.nan, np.float32)
+    inner[20:70, 40:120] = 1
+    found = measure_scene(zoom, 0, WIDTH, HEIGHT, TIMES, counted=inner)
+    assert found.speed_px_s == pytest.approx(0.2 * away[20:70, 40:120].mean(), rel=0.02)
+    inner[20:45, 40:120] = 0
+    covered = measure_scene(zoom, 0, WIDTH, HEIGHT, TIMES, counted=inner)
+    assert 0.45 < covered.speed_px_s / found.speed_px_s < 0.55 and covered.moving_area == pytest.approx(0.5, abs=0.05)
+
+
+def test_uneven_frames_weigh_by_their_time() -> None:
+    """A shot that is the same but for where its frames lie has the same mean speed."""
+    scene = Scene("dots", move="handheld", speed=0.2)
+    even, uneven = np.arange(0, 2.01, 0.02), np.unique(np.r_[np.arange(0, 1, 0.02), np.arange(1, 2.01, 0.1)])
+    one, other = (measure_scene(scene, 0, WIDTH, HEIGHT, times).speed_px_s for times in (even, uneven))
+    assert one == pytest.approx(other, rel=0.1)
+
+
 def test_rendering_is_a_function_of_its_arguments() -> None:
     scene = Scene("waves", thing="star", moving=3, standing=2, move="handheld")
     a, b, c = (np.array(list(render_scene(scene, seed, WIDTH, HEIGHT, TIMES[:3]))) for seed in (1, 1, 2))

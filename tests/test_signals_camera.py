@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import camera as camera_benchmark
 from benchmarks.camera_scenes import FIT_TEXTURES, HELD_OUT_TEXTURES, judged
 from benchmarks.signal_clips import real_clip
+from curate.caption import measured
 from curate.signals.camera import CLASSES, SIGNAL, classify, summary
 from curate.signals.camera_fit import Fit, cells, fit, places
 from curate.signals.camera_kinds import KINDS, features, probabilities
@@ -75,11 +77,27 @@ def test_the_words_are_those_of_the_generated_footage() -> None:
 
 
 def test_scenes_of_other_textures_and_seeds_are_classified() -> None:
-    """The full count over many seeds is in benchmarks/signals.py; here one scene of each class."""
+    """The full count over many seeds is in benchmarks/camera.py and in the slow test; here one scene of each class."""
     found = {move: classify(judged(77, move).fits) for move in CLASSES}
     right = [move for move, (name, _) in found.items() if name == move]
     assert len(right) >= 13, found
     assert all(0 <= confidence <= 1 for _, confidence in found.values())
+
+
+@pytest.mark.slow
+def test_nine_of_ten_scenes_are_right_and_confident_words_more_so() -> None:
+    rows = camera_benchmark.scenes(10)
+    counts = camera_benchmark.matrix(rows)
+    assert counts.sum() == 140 and (counts.sum(axis=1) == 10).all()
+    found = camera_benchmark.summary(rows)
+    assert found["top_1"] >= 0.9 and found["right_where_confident"] >= 0.95, counts
+    assert np.trace(counts) == round(found["top_1"] * 140)
+
+
+@pytest.mark.parametrize("confidence, words", [(0.9, "pan left"), (0.3, None)])
+def test_a_confident_class_goes_into_the_caption(confidence: float, words: str | None) -> None:
+    made = measured({"media": "video"}, {"camera": "pan left", "camera_confidence": confidence, "motion": 9.0})
+    assert made.camera == words
 
 
 def test_too_little_flow_is_unknown() -> None:
