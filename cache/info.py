@@ -1,4 +1,4 @@
-"""`python -m cache.info [FOLDER ...]`: what a cache holds; of two folders, why their fingerprints differ."""
+"""`python -m cache.info [FOLDER]`: what a cache holds. (`python -m cache.diff A B`: why two fingerprints differ.)"""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 import commands
 from cache import index as tables
 from cache.buckets import Bucket
-from cache.fingerprint import NoCache, cache_folder, differences, latent_settings
+from cache.fingerprint import NoCache, cache_folder, latent_settings
 from media import storage
 from pipelines import Recipe, load
 
@@ -37,13 +37,6 @@ def info(folder: str) -> dict[str, Any]:
     }
 
 
-def difference(one: str, other: str) -> list[str]:
-    """One line per setting in which two caches differ."""
-    ours, theirs = _described(one), _described(other)
-    return differences({"latents": ours["settings"], "text": ours["text"]},
-                       {"latents": theirs["settings"], "text": theirs["text"]})  # fmt: skip
-
-
 def _described(folder: str) -> dict[str, Any]:
     found = tables.read_json(storage.join(folder, "cache.json"))
     if found is None:
@@ -56,17 +49,14 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def main(
-    folders: Annotated[list[str] | None, typer.Argument(help="latents-* folders; the recipe's by default.")] = None,
+    folder: Annotated[str | None, typer.Argument(help="A latents-* folder; the recipe's by default.")] = None,
     recipe: Annotated[str | None, typer.Option(help="Recipe in pipelines.yaml.")] = None,
     config: Annotated[str | None, typer.Option(help="Another pipelines.yaml.")] = None,
     workspace: Annotated[str | None, typer.Option(help="Where the cache is.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The result as one JSON object.")] = False,
 ) -> None:
-    """Say what a cache holds, or, of two, how their settings differ."""
-    if folders and len(folders) == 2:
-        print("\n".join(difference(*folders)) or "no difference")
-        return
-    found = info(folders[0] if folders else _of_recipe(load(config, recipe, (), workspace=workspace)))
+    """Say what a cache holds: buckets, samples, tokens, hours, bytes."""
+    found = info(folder if folder else _of_recipe(load(config, recipe, (), workspace=workspace)))
     print(json.dumps(found) if as_json else _table(found))
 
 
