@@ -13,6 +13,7 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import count
 from threading import RLock
 from types import TracebackType
 from typing import NamedTuple
@@ -23,6 +24,8 @@ from media import storage
 STREAMS = 16  # requests at the same time
 PART_BYTES = 2_000_000  # at 50 ms a request, 16 streams of these are 640 MB/s
 RETRY_S = (0.1, 0.5)  # pauses before a request that failed is tried again
+
+_numbers = count()
 
 
 class Wanted(NamedTuple):
@@ -70,14 +73,14 @@ class Fetch:
         self.wanted, self.local = wanted, local
         self._shelf, self._lock = shelf, RLock()
         self._parts: dict[int, Future[None]] = {}
-        self._partial = f"{local}.{os.getpid()}.part"
+        self._partial = f"{local}.{next(_numbers)}.{os.getpid()}.part"  # nobody else's: it may be mapped
         self._file: int | None = None  # descriptor of the partial file; None when whole or of one part
         self.removed = False
         self.here = os.path.exists(local) and wanted.bytes in (None, os.path.getsize(local))
         url = None if self.here or wanted.bytes is None else shelf.parts_of(wanted.path)
         self._url, self._count = url, -(-wanted.bytes // PART_BYTES) if url and wanted.bytes else 1
         if url:
-            self._file = os.open(self._partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+            self._file = os.open(self._partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
             os.ftruncate(self._file, wanted.bytes or 0)
 
     @property

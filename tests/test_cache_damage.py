@@ -110,6 +110,17 @@ def test_what_is_whole_is_read(place: Place, made: Path) -> None:
         assert all(torch.equal(a[0].states, b.texts[0].states) for a, b in zip(batch.texts, samples))
 
 
+def test_two_readers_of_one_shelf_do_not_meet_in_a_half_fetched_file(place: Place) -> None:
+    """One that is killed half way leaves a file of its own; a file that is mapped must never be cut."""
+    one, other = place.opened(), place.opened()
+    first = one.read(place.bucket, [0])[0].latent
+    kept = first.clone()
+    rows = range(len(other.index(place.bucket)))
+    for cache in (other, one):
+        assert torch.equal(cache.gather(place.bucket, rows).latent[0], kept)
+    assert torch.equal(first, kept)
+
+
 @pytest.mark.parametrize("what", ["latents", "texts"])
 def test_a_flipped_byte(place: Place, what: str) -> None:
     column = getattr(LatentCache(str(place.folder)).rows(place.bucket), what)
