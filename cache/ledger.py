@@ -66,7 +66,7 @@ def clips_of(recipe: Recipe, sets: Iterable[str]) -> list[Clip]:
     for name in sets:
         rows = source.ledger(name)
         kept.update(rows.filter(rows["kept"])["clip_id"].to_pylist())
-    crops = _crops(source, recipe)
+    crops = {clip_id: Crop(*px) for clip_id, px in source.crops().items()}
     columns = ["clip_id", "path", "media", "start_s", "end_s", "start_tick", "tb_num", "tb_den", "width", "height"]
     return [
         _clip(row, crops.get(row["clip_id"], Crop()))
@@ -138,12 +138,3 @@ def _clip(row: dict[str, Any], crop: Crop) -> Clip:
         row["clip_id"], row["path"], row["media"], row["start_s"], row["end_s"],
         row["start_tick"] or 0, tick_s, row["width"], row["height"], crop,
     )  # fmt: skip
-
-
-def _crops(source: Tables, recipe: Recipe) -> dict[str, Crop]:
-    """clip_id -> px that curation cut off as borders; nothing where borders are not measured."""
-    if recipe.curate.signals.borders is None:
-        return {}
-    sides = ["crop_left", "crop_top", "crop_right", "crop_bottom"]
-    rows = source.read("scores.borders", ["clip_id", *sides]).to_pylist()
-    return {row["clip_id"]: Crop(*(int(row[side] or 0) for side in sides)) for row in rows}

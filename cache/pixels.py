@@ -12,7 +12,7 @@ PIXEL_VERSION = 1
 
 
 class Crop(NamedTuple):
-    """Px of the upright source that are cut off each side: the borders that curation found."""
+    """Px of the upright source that are cut off each side: the borders, marks and text that curation found (curate/crop.py)."""
 
     left: int = 0
     top: int = 0

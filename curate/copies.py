@@ -70,9 +70,8 @@ def find_copies(
     """-> (clip_id, duplicate_of, similarity), a row for every clip of status ok, sorted by clip_id.
 
     clips: clip_id, media, status, width, height. hashes: clip_id, times_s, hashes. embeddings: clip_id, vector.
-    scores: clip_id with any of quality, overlay, sharpness, crop_left, crop_right, crop_top, crop_bottom. The keeper is
-    the one of most quality, then of most pixels inside the crop, then the longest, the one with the smallest overlay,
-    the sharpest, the first by clip_id.
+    scores: clip_id with any of quality, pixels (inside the crop), overlay, sharpness. The keeper is the one of most quality, then
+    of most pixels, then the longest, the one with the smallest overlay, the sharpest, the first by clip_id.
     proxies: clip_id, times_s, jpegs, read part by part once or more often; without it only clips that change are
     compared well. duplicate_of is a keeper, which is no duplicate itself, and its judged match (no chains); similarity
     is the cosine or the share of equal hash bits, whichever is larger. Videos and images are never each other's copies.
@@ -106,12 +105,11 @@ def keepers(rank: np.ndarray, matches: Iterable[Match]) -> Mapping[int, tuple[in
 def _rank(clips: pa.Table, scores: pa.Table | None, rows: list[Clip]) -> np.ndarray:
     """int64 (N,): 0 for the clip that would be kept before all others. An unknown score is worse than any known one."""
     ids = clips["clip_id"].to_pylist()
-    cut = {side: np.maximum(_column(ids, scores, f"crop_{side}"), 0.0) for side in ("left", "right", "top", "bottom")}
-    width = np.array(clips["width"].to_pylist(), float) - cut["left"] - cut["right"]
-    height = np.array(clips["height"].to_pylist(), float) - cut["top"] - cut["bottom"]
+    whole = np.array(clips["width"].to_pylist(), float) * np.array(clips["height"].to_pylist(), float)
+    inside = _column(ids, scores, "pixels") if scores is not None and "pixels" in scores.column_names else whole
     better = [
         _column(ids, scores, "quality"),
-        width * height,  # bars are no resolution
+        inside,  # bars are no resolution
         np.array([len(row.hashes) for row in rows], float),  # the longer take
         -np.nan_to_num(_column(ids, scores, "overlay"), neginf=1.0),
         # Last, as it grows with every logo and with every reduction of size: it is measured at one size for all.

@@ -15,7 +15,7 @@ from curate.tables import Tables, read_part, sort, write_part
 from media import storage
 
 # By what the best of several copies is chosen: see copies._rank.
-KEEPER_SCORES = ("quality", "sharpness", "overlay", "crop_left", "crop_top", "crop_right", "crop_bottom")
+KEEPER_SCORES = ("quality", "sharpness", "overlay")
 
 
 def concepts(tables: Tables, refit: bool) -> pa.Table:
@@ -43,26 +43,12 @@ def _proxies(tables: Tables) -> Iterator[pa.Table]:
     yield from tables.iter_parts("proxies")
 
 
-def _keeper_scores(tables: Tables) -> pa.Table | None:
-    from curate.signals import SIGNALS
-
-    found = None
-    for name in tables.signals:
-        wanted = [score for score in KEEPER_SCORES if score in SIGNALS[name].columns]
-        if wanted:
-            part = tables.read(f"scores.{name}", ["clip_id", *wanted])
-            found = part if found is None else _joined(found, part)
-    return None if found is None else sort(found)
-
-
-def _joined(left: pa.Table, right: pa.Table) -> pa.Table:
-    """By clip_id; a column that both have (a side that two signals would crop) is the larger of the two."""
-    both = [name for name in right.column_names if name in left.column_names and name != "clip_id"]
-    joined = left.join(right, "clip_id", join_type="full outer", right_suffix=" of the other")
-    for name in both:
-        larger = pc.max_element_wise(joined[name], joined[f"{name} of the other"])
-        joined = joined.set_column(joined.column_names.index(name), name, larger).drop_columns(f"{name} of the other")
-    return joined
+def _keeper_scores(tables: Tables) -> pa.Table:
+    """clip_id, pixels inside the crop, and those of KEEPER_SCORES that are measured."""
+    known = scored(tables, None)
+    pixels = pc.multiply(known["width"], known["height"])
+    names = [name for name in KEEPER_SCORES if name in known.column_names]
+    return known.select(["clip_id", *names]).append_column("pixels", pixels)
 
 
 def read_centroids(tables: Tables) -> np.ndarray | None:
@@ -79,8 +65,12 @@ def _write_centroids(tables: Tables, centroids: np.ndarray) -> None:
 
 def facts(tables: Tables) -> pa.Table:
     """One row per span with all that a set can judge by."""
+    return scored(tables, tables.read("concepts"))
+
+
+def scored(tables: Tables, concept_table: pa.Table | None) -> pa.Table:
     scores = {name: tables.read(f"scores.{name}") for name in tables.signals}
-    return select.facts(tables.read("clips"), scores, tables.read("concepts"))
+    return select.facts(tables.read("clips"), scores, concept_table)
 
 
 def ledgers(tables: Tables, table: pa.Table) -> dict[str, pa.Table]:

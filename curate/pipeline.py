@@ -20,7 +20,7 @@ from curate.tables import SCHEMAS, Tables, forgotten, part_name, part_notes, sup
 from media import storage
 from pipelines import Recipe, RecipeError
 
-FACTS = ("duration_s", "width", "height", "short_side", "fps", "aspect")  # scores that need no signal
+FACTS = ("duration_s", "width", "height", "short_side", "fps", "aspect", "cropped")  # scores that need no signal
 MOST_THREADS = 16  # that one unit may use
 STEPS = ("scan", "captions", "concepts", "sets", "report")
 
@@ -96,12 +96,14 @@ def check_picks(recipe: Recipe) -> None:
 
 def check_scores(recipe: Recipe) -> None:
     """Every signal that is on must exist, every score that a set bounds be measured. Raises RecipeError with the remedy."""
+    from curate.select import LEFT
     from curate.signals import SIGNALS
 
     absent = [name for name, on in recipe.curate.signals if on is not None and name not in SIGNALS]
     if absent:
         raise RecipeError(f"curate.signals.{absent[0]}: is not built yet; there are {', '.join(SIGNALS)}")
     by_signal = {score: name for name, signal in SIGNALS.items() for score in signal.columns}
+    by_signal |= {score: by_signal[source] for score, source in LEFT.items()}
     for set_name in recipe.sets:
         for score in recipe.bounds(set_name):
             signal = by_signal.get(score)

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import pipelines
-from curate import concepts, split
+from curate import concepts, crop, split
 
-LEDGER_VERSION = 1
+LEDGER_VERSION = 2
 
 SCHEMA = pa.schema(
     [
@@ -26,14 +26,15 @@ SCHEMA = pa.schema(
 
 FACTS = ("clip_id", "video_id", "path", "media", "status", "reason", "start_s", "end_s", "fps", "width", "height")
 CONCEPT = ("concept", "duplicate_of", "similarity")
-CROP = ("crop_left", "crop_top", "crop_right", "crop_bottom")
+LEFT = {"text_left": "text", "overlay_left": "overlay"}  # what of a score the crop does not take away
 
 
 def facts(clips: pa.Table, scores: Mapping[str, pa.Table], concept_table: pa.Table | None) -> pa.Table:
     """clips + every signal's scores + concepts -> one row per clip, by clip_id: all that a set can judge by.
 
-    Columns: those of FACTS, width and height after the crop that a signal proposes, duration_s, aspect, every score
-    (null where there is none), concept, duplicate_of, similarity. Raises ValueError where two signals share a column.
+    Columns: those of FACTS, width and height after the crop (curate/crop.py), crop_* in px, duration_s, aspect, cropped, every score
+    (null where there is none), text_left, overlay_left, concept, duplicate_of, similarity. Raises ValueError where two signals
+    share a column.
     """
     joined = clips.select(list(FACTS)).sort_by("clip_id")
     for name, table in scores.items():
@@ -130,40 +131,40 @@ def read_picks(text: str) -> set[str]:
 
 
 def _no_clash(name: str, joined: pa.Table, table: pa.Table) -> None:
-    shared = (set(joined.column_names) & set(table.column_names)) - {"clip_id", *CROP}
+    shared = (set(joined.column_names) & set(table.column_names)) - {"clip_id"}
     if shared:
         raise ValueError(f"scores.{name} must not repeat a column of another table, got {', '.join(sorted(shared))}")
 
 
 def _joined(left: pa.Table, right: pa.Table) -> pa.Table:
-    """Every row of left, by clip_id, with the columns of right or nulls. Crops of several signals add up per side."""
+    """Every row of left, by clip_id, with the columns of right or nulls."""
     known = {clip_id: row for row, clip_id in enumerate(right["clip_id"].to_pylist())}
     take = pa.array([known.get(clip_id) for clip_id in left["clip_id"].to_pylist()], pa.int64())
     for name in right.column_names:
         if name == "clip_id":
             continue
-        column = right[name].combine_chunks().take(take)
-        if name in left.column_names:
-            index = left.column_names.index(name)
-            left = left.set_column(index, name, pc.max_element_wise(left[name], column))
-        else:
-            left = left.append_column(name, column)
+        left = left.append_column(name, right[name].combine_chunks().take(take))
     return left
 
 
 def _derived(joined: pa.Table) -> pa.Table:
-    cut = {name: numbers(joined, name, 0.0) for name in CROP}
-    width = numbers(joined, "width") - cut["crop_left"] - cut["crop_right"]
-    height = numbers(joined, "height") - cut["crop_top"] - cut["crop_bottom"]
+    cut = crop.crops(joined)
+    width = numbers(joined, "width") - cut.px[:, 0] - cut.px[:, 2]
+    height = numbers(joined, "height") - cut.px[:, 1] - cut.px[:, 3]
     video = np.array(joined["media"].to_pylist(), dtype=object) == "video"
     duration = np.where(video, numbers(joined, "end_s") - numbers(joined, "start_s"), 0.0)
     joined = joined.set_column(joined.column_names.index("width"), "width", _column(width))
     joined = joined.set_column(joined.column_names.index("height"), "height", _column(height))
     with np.errstate(invalid="ignore", divide="ignore"):
         aspect = np.where(height > 0, width / height, np.nan)
-    derived = {"duration_s": duration, "aspect": aspect, "short_side": np.minimum(width, height)}
+    derived = {"duration_s": duration, "aspect": aspect, "short_side": np.minimum(width, height), "cropped": cut.share}
+    for name, score in LEFT.items():
+        if score in joined.column_names:
+            derived[name] = np.where(cut.heeded[score], 0.0, numbers(joined, score))
     for name, values in derived.items():
         joined = joined.append_column(name, _column(values))
+    for side, name in enumerate(crop.COLUMNS):
+        joined = joined.append_column(name, pa.array(cut.px[:, side]))
     return joined
 
 

@@ -258,6 +258,14 @@ class Tables:
             table = table.filter(pc.invert(pc.is_in(table["clip_id"], self._gone_clips)))
         return table
 
+    def crops(self) -> dict[str, tuple[int, int, int, int]]:
+        """clip_id -> px that curation cuts off (left, top, right, bottom of the upright picture), where it cuts something."""
+        from curate.grouping import scored
+
+        cut = scored(self, None).select(["clip_id", "crop_left", "crop_top", "crop_right", "crop_bottom"])
+        columns = [cut[name].to_pylist() for name in cut.column_names]
+        return {row[0]: row[1:] for row in zip(*columns, strict=True) if any(row[1:])}
+
     def files(self) -> pa.Table:
         """Every file ever seen, the newest row of a path last."""
         parts = [read_part(path) for path in self.parts("files")]

@@ -74,9 +74,9 @@ def test_the_best_by_quality_then_pixels_then_sharpness_is_kept(originals: dict[
     assert found(tables) == {"a": "b", "c": "b"}
     scores = pa.table({"clip_id": ["a", "b", "c"], "quality": [0.9, 0.5, None]})
     assert found(tables, scores=scores) == {"b": "a", "c": "a"}
-    boxed = pa.table({"clip_id": ["c"], "crop_top": [20], "crop_bottom": [20], "crop_left": [0], "crop_right": [0]})
+    boxed = pa.table({"clip_id": ["a", "b", "c"], "pixels": [10_000.0, 60_000.0, 50_000.0]})
     assert found(tables, scores=boxed) == {"a": "b", "c": "b"}
-    bars = pa.table({"clip_id": ["b"], "crop_top": [20], "crop_bottom": [20], "crop_left": [0], "crop_right": [0]})
+    bars = pa.table({"clip_id": ["a", "b", "c"], "pixels": [10_000.0, 50_000.0, 60_000.0]})
     assert found(tables, scores=bars) == {"a": "c", "b": "c"}
     sharp = pa.table({"clip_id": ["a", "b", "c"], "sharpness": [10.0, 20.0, 30.0]})
     assert found(tables, scores=sharp) == {"a": "c", "b": "c"}

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 import pipelines
-from curate import concepts, select, split
+from curate import concepts, crop, select, split
 from tests.select_tables import make_facts, make_recipe
 
 SETS = {
@@ -114,20 +114,42 @@ def test_weights_follow_the_law_of_the_recipe_among_kept_clips() -> None:
     np.testing.assert_allclose(made["weight"].to_numpy()[kept], concepts.weights(concept, "uniform"))
 
 
+def cropped(signal: str, shares: dict[str, tuple[float | None, ...]]) -> pa.Table:
+    """A signal's table: a score of 0.01 and its crops, shares of the left, top, right, bottom side."""
+    sides = {
+        name: pa.array([of[k] for of in shares.values()], pa.float64())
+        for k, name in enumerate(crop.columns_of(signal))
+    }
+    return pa.table({"clip_id": list(shares), signal: [0.01] * len(shares), **sides})
+
+
+def test_a_mark_or_text_is_cut_where_enough_remains_and_counts_where_it_does_not() -> None:
+    clips = make_facts(clip_id=list("abcd"), width=[426] * 4, height=[240] * 4).select(list(select.FACTS))
+    bars = (62 / 426, 0.0, 64 / 426, 0.0)
+    borders = cropped("borders", dict.fromkeys("abcd", bars))
+    overlay = cropped("overlay", {"a": (0.0, 0.25, 0.0, 0.0), "b": (None,) * 4, "c": (0.0, 0.3, 0.0, 0.0)})
+    text = cropped("text", {"a": (0.0, 0.0, 0.0, 0.125), "c": (0.0, 0.0, 0.0, 0.3)})
+    rows = select.facts(clips, {"borders": borders, "overlay": overlay, "text": text}, None).to_pylist()
+    px = [tuple(row[name] for name in crop.COLUMNS) for row in rows]
+    assert px == [(62, 60, 64, 30), (62, 0, 64, 0), (62, 72, 64, 0), (62, 0, 64, 0)]
+    assert [row["overlay_left"] for row in rows] == [0.0, 0.01, 0.0, None]
+    assert [row["text_left"] for row in rows] == [0.0, None, 0.01, None]
+    assert [(row["width"], row["height"]) for row in rows] == [(300, 150), (300, 240), (300, 168), (300, 240)]
+
+
 def test_facts_join_crop_and_derive() -> None:
     clips = make_facts(clip_id=["b", "a"], width=[640, 100], height=[360, 100], media=["video", "image"])
     clips = clips.select(list(select.FACTS))
-    borders = pa.table({"clip_id": ["a", "b"], "borders": [0.1, 0.2], "crop_left": [10, 0], "crop_right": [0, 0],
-                        "crop_top": [0, 40], "crop_bottom": [0, 20]})  # fmt: skip
-    text = pa.table({"clip_id": ["b"], "text": [0.01], "crop_left": [0], "crop_top": [30], "crop_right": [0],
-                     "crop_bottom": [60]})  # fmt: skip
+    borders = cropped("borders", {"a": (0.1, 0.0, 0.0, 0.0), "b": (0.0, 40 / 360, 0.0, 20 / 360)})
+    text = cropped("text", {"b": (0.0, 30 / 360, 0.0, 60 / 360)})
     rows = select.facts(clips, {"borders": borders, "text": text}, None).to_pylist()
     assert [row["clip_id"] for row in rows] == ["a", "b"]
     assert (rows[0]["width"], rows[0]["height"], rows[0]["duration_s"], rows[0]["aspect"]) == (90, 100, 0, 0.9)
     assert (rows[1]["width"], rows[1]["height"], rows[1]["duration_s"]) == (640, 360 - 40 - 60, 4.0)
-    assert (rows[0]["text"], rows[1]["text"], rows[1]["concept"]) == (None, 0.01, None)
+    assert (rows[0]["text"], rows[1]["text"], rows[1]["text_left"], rows[1]["concept"]) == (None, 0.01, 0.0, None)
+    assert rows[1]["cropped"] == pytest.approx(100 / 360) and rows[1]["crop_bottom"] == 60
     with pytest.raises(ValueError, match="repeat a column"):
-        select.facts(clips, {"a": borders, "b": borders.select(["clip_id", "borders"])}, None)
+        select.facts(clips, {"a": borders, "b": borders}, None)
 
 
 # --------------------------------------------------------------------------------------------------------------- split

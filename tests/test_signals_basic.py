@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from test_scan_videos import scan
 
+from curate import crop
 from curate.signals import borders, exposure, motion
 from curate.signals.kinds import Clip, Record
 from pipelines import SCORES
@@ -23,7 +24,7 @@ def texture(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def test_columns_are_the_scores_that_sets_may_bound() -> None:
-    crops = {"crop_left", "crop_top", "crop_right", "crop_bottom"}
+    crops = set(crop.columns_of("borders"))
     for signal in (exposure.SIGNAL, borders.SIGNAL, motion.SIGNAL):
         assert set(signal.columns) - crops <= set(SCORES)
 
@@ -93,4 +94,5 @@ def test_static_blurred_and_bordered_clips_stand_out(generated: Path) -> None:
     for name in ("letterbox.mp4", "pillarbox.mp4"):
         for row in scan(generated / name, want=frozenset({"clips", "scores.borders"}))["scores.borders"]:
             for side, px in truth[name]["borders"].items():
-                assert abs(row[f"crop_{side}"] - px) <= 2, (name, side)
+                whole = truth[name]["width" if side in ("left", "right") else "height"]
+                assert abs(row[f"borders_crop_{side}"] * whole - px) <= 2, (name, side)

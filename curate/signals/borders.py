@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
+from curate.crop import columns_of
 from curate.signals.kinds import Clip, EverySeconds, Record, Scores, Seen, Signal
 
 STEP_S = 0.5
@@ -22,7 +23,8 @@ ALIKE = 5.0  # difference of a border line's mean to the outermost line's
 STEP = 6.0  # grey levels by which the picture differs from the last line of its border ...
 STEP_SHARE = 0.3  # ... in this share of the third line behind it; a vignette or a clear sky has no such edge
 MAX_SIDE = 0.45  # of the side; a frame that is flat beyond that has no picture to find borders by
-COLUMNS = {"borders": pa.float64()} | dict.fromkeys(("crop_left", "crop_top", "crop_right", "crop_bottom"), pa.int32())
+CROP = columns_of("borders")
+COLUMNS = {name: pa.float64() for name in ("borders", *CROP)}
 
 
 class Bar(NamedTuple):
@@ -49,13 +51,13 @@ class Watch:
 
 
 def summary(records: Sequence[Record], clip: Clip) -> Scores:
-    """Crop in px of the upright picture, the smallest bar of all frames; borders: share of the area it covers."""
+    """borders_crop_*: shares of the sides, the smallest bar of all frames; borders: share of the area they cover."""
     if not records:
         return dict.fromkeys(COLUMNS, None)
     left, top, right, bottom = (_lasting([record.values[side] for record in records]) for side in range(4))
     inner = max(0, clip.width - left - right) * max(0, clip.height - top - bottom)
-    crop = {"crop_left": left, "crop_top": top, "crop_right": right, "crop_bottom": bottom}
-    return {"borders": 1 - inner / (clip.width * clip.height)} | crop
+    shares = (left / clip.width, top / clip.height, right / clip.width, bottom / clip.height)
+    return {"borders": 1 - inner / (clip.width * clip.height)} | dict(zip(CROP, shares, strict=True))
 
 
 def _lasting(bars_in_time: Sequence[Bar]) -> int:
@@ -104,4 +106,4 @@ def _bar(lines: np.ndarray) -> Bar | None:
     return Bar(count, bool((step > STEP).mean() >= STEP_SHARE))
 
 
-SIGNAL = Signal(COLUMNS, 2, "pass", Watch, summary)
+SIGNAL = Signal(COLUMNS, 3, "pass", Watch, summary)

@@ -1,4 +1,4 @@
-"""Rectangles that leave out what should not be seen: the crop proposed for a clip with subtitles or a logo.
+"""Rectangles, and the largest one that leaves out what should not be seen: subtitles, a logo.
 
 Boxes are (left, top, right, bottom) as shares of the width and the height, right and bottom excluded.
 """
@@ -14,7 +14,6 @@ Box = tuple[float, float, float, float]
 MIN_LEFT = 0.65  # share of the area that has to remain for a crop to be worth it
 MIN_SIDE = 0.6  # and of each side
 MARGIN = 0.012
-SIDES = ("left", "top", "right", "bottom")
 
 
 def crop_around(boxes: Sequence[Box], margin: float = MARGIN) -> Box | None:

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from curate.crop import columns_of
 from curate.pictures import decode_jpegs
-from curate.signals.crops import SIDES, Box, covered, crop_around
+from curate.signals.crops import Box, covered, crop_around
 from curate.signals.detector import detect
 from curate.signals.kinds import Scores, Signal
 from curate.signals.overlay_edges import Found, find
@@ -24,7 +25,7 @@ from curate.signals.overlay_edges import Found, find
 LEAST = 4  # frames of a clip from which on what lasts says something
 PER_CLIP, CLIPS = 4, 6  # frames and clips that a video is judged by
 DETECTOR_FRAMES = 3
-CROP = tuple(f"overlay_crop_{side}" for side in SIDES)
+CROP = columns_of("overlay")
 COLUMNS = {name: pa.float64() for name in ("overlay", "overlay_seen", *CROP)}
 
 

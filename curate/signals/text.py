@@ -15,8 +15,9 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
+from curate.crop import columns_of
 from curate.pictures import decode_jpeg
-from curate.signals.crops import SIDES, Box, covered, crop_around, overlap
+from curate.signals.crops import Box, covered, crop_around, overlap
 from curate.signals.kinds import Scores, Signal
 
 FRAMES = 3  # looked at per clip; reading costs more than all other built-in signals together
@@ -30,7 +31,7 @@ HUGE, HUGE_LETTERS = (
     4,
 )  # discs and rings read as 0, o, 8: a line higher than this share of the frame needs more letters
 BAND_TOP, BAND_OFF = 0.66, 0.1  # subtitles: below this share of the height, centred to this share of the width
-CROP = tuple(f"text_crop_{side}" for side in SIDES)
+CROP = columns_of("text")
 COLUMNS = {name: pa.float64() for name in ("text", "text_persistence", "subtitles", *CROP)}
 
 
