@@ -84,9 +84,12 @@ def ledgers(tables: Tables, table: pa.Table) -> dict[str, pa.Table]:
 
 
 def picks(tables: Tables) -> dict[str, set[str]]:
-    """The hand-picked clip ids of each set that names a list."""
+    """The hand-picked clip ids of each set that names a list; none where the list is not there yet."""
     lists = {name: chosen.clips for name, chosen in tables.recipe.sets.items() if chosen.clips}
-    return {name: select.read_picks(storage.read_bytes(path).decode()) for name, path in lists.items()}
+    return {
+        name: select.read_picks(storage.read_bytes(path).decode()) if storage.exists(path) else set()
+        for name, path in lists.items()
+    }
 
 
 def _remember(path: str, previous: pa.Table | None, current: pa.Table) -> None:

@@ -89,9 +89,14 @@ def settled(recipe: Recipe) -> Recipe:
 
 
 def check_picks(recipe: Recipe) -> None:
+    """A list that a stage needs must be there. One that nothing needs yet may come later: clip ids are known after a first run."""
+    needed = {feed.set for stage in recipe.stages.values() for feed in stage.feeds}
     for name, chosen in recipe.sets.items():
         if chosen.clips and not storage.exists(chosen.clips):
-            raise RecipeError(f"sets.{name}.clips: {chosen.clips}: no such file (one clip id per line)")
+            said = f"sets.{name}.clips: {chosen.clips}: no such file (one clip id per line, as `curate explain FILE` shows them)"
+            if name in needed:
+                raise RecipeError(said)
+            print(f"{said}; the set is empty until it is there", file=sys.stderr)
 
 
 def check_scores(recipe: Recipe) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from curate.isolate import Isolated, Scanned, Task
 from curate.scan_parts import scan
-from curate.tables import Tables, typed
+from curate.tables import Tables, read_part, typed
 from media import storage
 from pipelines import Recipe, check
 
@@ -26,6 +26,9 @@ FROM_PASS = (
     "proxies",
     "hashes",
 )  # tables that only a decode can fill; scores of pass signals come beside them
+
+
+BATCH_CLIPS = 64  # clips whose proxies are held at once
 
 
 class Job(NamedTuple):
@@ -159,9 +162,34 @@ def _derive(tables: Tables, name: str, job: Job) -> None:
         pq.ParquetWriter(out, tables.schema(name), compression="zstd") as writer,
         storage.open_read(source) as file,
     ):
-        for batch in pq.ParquetFile(file).iter_batches(64):
-            writer.write_table(_measured(tables.recipe, name, pa.Table.from_batches([batch])))
+        for rows in by_video(pq.ParquetFile(file).iter_batches(BATCH_CLIPS), _video_of(tables, job.unit)):
+            writer.write_table(_measured(tables.recipe, name, rows))
     tables.write_settings(name)
+
+
+def _video_of(tables: Tables, unit: int) -> dict[str, str]:
+    clips = read_part(tables.part("clips", unit), ["clip_id", "video_id"])
+    return dict(zip(clips["clip_id"].to_pylist(), clips["video_id"].to_pylist(), strict=True))
+
+
+def by_video(batches: Iterable[pa.RecordBatch], video_of: dict[str, str]) -> Iterator[pa.Table]:
+    """Rows of `proxies`, a video's side by side -> tables of whole videos with a `video_id`, of BATCH_CLIPS rows or little more.
+
+    A video of more clips than that comes in pieces: what holds for its clips together is judged by each piece alone.
+    """
+    held: list[pa.Table] = []
+    for batch in batches:
+        rows = pa.Table.from_batches([batch])
+        videos = [video_of[clip_id] for clip_id in rows["clip_id"].to_pylist()]
+        rows = rows.append_column("video_id", pa.array(videos, pa.string()))
+        table = pa.concat_tables([*held, rows])
+        last = table["video_id"].to_pylist()
+        cut = last.index(last[-1])  # the last video may go on in the next batch
+        cut = cut if cut or len(table) < 2 * BATCH_CLIPS else len(table)
+        if cut:
+            yield table.slice(0, cut)
+        held = [table.slice(cut)] if cut < len(table) else []
+    yield from held
 
 
 def _measured(recipe: Recipe, name: str, proxies: pa.Table) -> pa.Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -91,3 +92,11 @@ def test_labelled_files(footage: Path) -> None:
         name: measure(real_clip(footage, name).frames[::3])["text"] for part in ("yes", "no") for name in labels[part]
     }
     assert all(found[name] > 0.05 for name in labels["yes"]) and all(found[name] < 0.01 for name in labels["no"]), found
+
+
+def test_two_threads_read_side_by_side() -> None:
+    """Units are measured in threads of one process; the reader's flags are state."""
+    frame, _ = write_texts(picture(), Look(subtitle="Where did the trees go?"))
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(read, [frame] * 6))
+    assert all(lines == found[0] for lines in found) and len(found[0]) == 1

@@ -38,12 +38,25 @@ def from_proxies(proxies: pa.Table, settings: Any) -> pa.Table:
         groups[video].append(row)
     scores: list[Scores] = [{}] * len(jpegs)
     for rows in groups.values():
-        clips = [decode_jpegs(jpegs[row]) for row in rows]
+        clips = _Clips([jpegs[row] for row in rows])
         measured = detected(clips, settings.weights) if settings.weights else measure(clips)
         for row, one in zip(rows, measured, strict=True):
             scores[row] = one
     columns = {name: pa.array([one[name] for one in scores], kind) for name, kind in COLUMNS.items()}
     return pa.table({"clip_id": proxies["clip_id"]} | columns)
+
+
+class _Clips(Sequence[Sequence[np.ndarray]]):
+    """Clips as JPEGs, decoded when they are looked at: a long video's don't fit into memory."""
+
+    def __init__(self, jpegs: Sequence[Sequence[bytes]]):
+        self.jpegs = jpegs
+
+    def __len__(self) -> int:
+        return len(self.jpegs)
+
+    def __getitem__(self, place: Any) -> Any:
+        return decode_jpegs(self.jpegs[place])
 
 
 def measure(clips: Sequence[Sequence[np.ndarray]]) -> list[Scores]:
@@ -67,10 +80,10 @@ def _find(clips: Sequence[Sequence[np.ndarray]]) -> Found:
 
 def _together(clips: Sequence[Sequence[np.ndarray]]) -> Found:
     """The marks that all clips of a video carry (of many, some spread over it)."""
-    whole = [frames for frames in clips if len(frames) >= LEAST]
-    if len(whole) < 2:
+    places = sorted({int(k * len(clips) / CLIPS) for k in range(CLIPS)})
+    chosen = [frames for frames in (clips[place] for place in places) if len(frames) >= LEAST]
+    if len(chosen) < 2:
         return Found(0.0, None)
-    chosen = [whole[k] for k in sorted({int(k * len(whole) / CLIPS) for k in range(CLIPS)})]
     return _find([[frames[int(k * len(frames) / PER_CLIP)] for k in range(PER_CLIP)] for frames in chosen])
 
 
@@ -95,4 +108,4 @@ def detected(clips: Sequence[Sequence[np.ndarray]], weights: str) -> list[Scores
     return scores
 
 
-SIGNAL = Signal(COLUMNS, 1, "proxies", from_proxies=from_proxies)
+SIGNAL = Signal(COLUMNS, 2, "proxies", from_proxies=from_proxies)

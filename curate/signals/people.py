@@ -8,6 +8,7 @@ detector of the YOLOX kind, whose class 0 is a person.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -169,8 +170,13 @@ def _shares(x: int, y: int, wide: int, tall: int, gray: np.ndarray) -> Box:
     return max(0.0, x / width), max(0.0, y / height), min(1.0, (x + wide) / width), min(1.0, (y + tall) / height)
 
 
-@lru_cache(maxsize=4)
 def _cascade(name: str) -> cv2.CascadeClassifier:
+    """One per thread: a cascade keeps the picture it looks at."""
+    return _cascade_of(name, threading.get_ident())
+
+
+@lru_cache(maxsize=32)
+def _cascade_of(name: str, thread: int) -> cv2.CascadeClassifier:
     return cv2.CascadeClassifier(str(Path(cv2.data.haarcascades) / f"haarcascade_{name}.xml"))
 
 

@@ -7,6 +7,7 @@ shown anywhere: text in footage is not ours to trust.
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -137,8 +138,13 @@ def _box(corners: np.ndarray, size: tuple[int, ...]) -> Box:
     return float(left), float(top), float(right), float(bottom)
 
 
-@lru_cache(maxsize=1)
 def engine() -> Any:
+    """The reader of this thread: its flags are state, so that two threads must not share one."""
+    return _engine(threading.get_ident())
+
+
+@lru_cache(maxsize=8)
+def _engine(thread: int) -> Any:
     """rapidocr with its shipped models, as many threads as OpenCV may use; loaded on first use, no network."""
     from rapidocr import RapidOCR
 
