@@ -135,7 +135,11 @@ def _real(folder: Path, labels: dict[str, Any]):
 
 def _recipe(files: Iterable[Path], workspace: str) -> Recipe:
     signals = "{" + ", ".join(f"{name}: {{}}" for name in SIGNALS) + "}"
-    changes = ("sets={all: {}}", "stages.256px.feeds=[{set: all, view: image_256}]", f"curate.signals={signals}")
+    changes = (
+        "sets={all: {}}",
+        "stages={all: {feeds: [{set: all, view: image_256}], tokens: 1280, steps: 1, lr: 1.0e-3}}",
+        f"curate.signals={signals}",
+    )
     changes += ("curate.max_loss=1.0", "curate.unit_videos=8")
     return load(None, "demo", changes, footage=tuple(str(path) for path in files), workspace=workspace)
 

@@ -22,7 +22,11 @@ from tests.select_tables import make_recipe
 from tests.test_curate_run import CURATE
 
 FILES = ("pans.mp4", "pans_small.mp4", "still.mp4", "empty.mp4", "picture_temple.png")
-ALONE = ("sets={all: {}}", "stages.256px.feeds=[{set: all, view: image_256}]", "curate.max_loss=0.5")
+ALONE = (
+    "sets={all: {}}",
+    "stages={all: {feeds: [{set: all, view: image_256}], tokens: 1280, steps: 1, lr: 1.0e-3}}",
+    "curate.max_loss=0.5",
+)
 
 
 @pytest.fixture(scope="module")
