@@ -57,7 +57,9 @@ def summary(records: Sequence[Record], clip: Clip) -> Scores:
     left, top, right, bottom = (_lasting([record.values[side] for record in records]) for side in range(4))
     inner = max(0, clip.width - left - right) * max(0, clip.height - top - bottom)
     shares = (left / clip.width, top / clip.height, right / clip.width, bottom / clip.height)
-    return {"borders": 1 - inner / (clip.width * clip.height)} | dict(zip(CROP, shares, strict=True))
+    scores: Scores = {"borders": 1 - inner / (clip.width * clip.height)}
+    scores.update(zip(CROP, shares, strict=True))
+    return scores
 
 
 def _lasting(bars_in_time: Sequence[Bar]) -> int:
