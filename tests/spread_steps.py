@@ -27,7 +27,13 @@ STEPS = 5
 # 30 wide: neither matrices nor norms divide evenly by 4 processes.
 SIZE = {"width": 30, "heads": 3, "double_blocks": 1, "single_blocks": 2, "refiner_blocks": 1, "rope_axes": (2, 4, 4)}
 WIDTHS = stages.Widths(channels=4, text=6, pooled=5)
-SHAPES = ((3, (1, 4, 4)), (1, (3, 4, 6)), (2, (2, 2, 4)))  # samples, latent (frames, height, width)
+SHAPES = (
+    (3, (1, 4, 4)),
+    (1, (3, 4, 6)),
+    (2, (2, 2, 4)),
+    (1, (1, 2, 2)),
+    (2, (1, 6, 4)),
+)  # samples, latent (frames, height, width)
 CASES: dict[str, dict[str, Any]] = {
     "whole": {"shard": "none"},
     "full": {"shard": "full"},
@@ -54,7 +60,7 @@ def make(case: dict[str, Any], world: World) -> Weights:
 
 
 def batches(step: int) -> tuple[list[MicroBatch], list[Batch]]:
-    """Three micro-batches: two processes cannot have equally many."""
+    """Five micro-batches: neither two nor four processes can have equally many."""
     micro, found = [], []
     for number, (count, shape) in enumerate(SHAPES):
         generator = torch.Generator().manual_seed(100 * step + number)

@@ -93,5 +93,6 @@ def test_training_comes_near_the_exact_posterior_mean_loss():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_longer_training_comes_within_a_tenth():
     assert 1.0 <= excess(3000) < 1.1

@@ -176,6 +176,7 @@ def test_two_processes_tell_what_one_tells(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("shard", ["none", "full"])
 def test_two_processes_then_one_then_two_tell_what_one_tells(tmp_path, shard):
     exact = EXACT | {"shard": shard}
@@ -184,7 +185,9 @@ def test_two_processes_then_one_then_two_tell_what_one_tells(tmp_path, shard):
     for steps, processes in ((2, 2), (4, 1), (6, 2)):
         moved = train_workspace.fill(train_workspace.recipe(tmp_path / "moved", exact | {"steps": steps}))
         run = train(moved, tmp_path / "moved", processes)
-    assert losses(run) == pytest.approx(losses(tmp_path / "straight" / "runs" / "s"), rel=1e-9, abs=1e-9)
+    one, other = losses(run), losses(tmp_path / "straight" / "runs" / "s")
+    assert [step for step, _ in one] == [step for step, _ in other]
+    assert [loss for _, loss in one] == pytest.approx([loss for _, loss in other], rel=1e-9, abs=1e-9)
 
 
 def test_changed_data_is_refused_with_the_difference(straight, tmp_path):
