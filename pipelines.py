@@ -219,42 +219,58 @@ class Flow(Frozen):
 
 
 class Losses(Frozen):
-    """Weights of the losses; an absent one is off. `velocity` alone is plain flow matching."""
+    """Weights of the losses; an absent one is off. `velocity` alone is plain flow matching; the others judge the
+    decoded estimate of the clip, decode_frames latent frames at a time. Weights and encoders of others by path."""
 
     velocity: Annotated[StrictFloat, Field(ge=0)] = 1.0
     perceptual: Positive | None = None
     temporal: Positive | None = None
     sync: Positive | None = None
+    perceptual_weights: StrictStr | None = None  # LPIPS (safetensors); None is the built-in gradient + SSIM distance
+    temporal_encoder: StrictStr | None = (
+        None  # TorchScript file or transformers folder; None is a pyramid of differences
+    )
+    sync_scorer: StrictStr | None = None  # TorchScript file or weights of model/sync.py; must be given for `sync`
+    decode_frames: Annotated[StrictInt, Field(ge=2)] = 2
 
 
 class End(Frozen):
-    """When a phase ends: the first of these that comes true."""
+    """When a phase ends: the first of these that comes true. min_improvement: share of the loss; less is none."""
 
     steps: Count | None = None
-    plateau: Count | None = None  # no improvement of the smoothed loss in so many steps
+    plateau: Count | None = None  # the mean loss of so many steps is no improvement on any so many steps before
     validation: Count | None = None  # no improvement of the validation loss in so many validations
-    min_improvement: Positive = 0.01
+    min_improvement: Annotated[StrictFloat, Field(ge=0)] = 0.01
 
 
 class Phase(Frozen):
+    """lr: instead of the stage's, at the peak of its schedule. The last phase needs no end: the stage's steps end it."""
+
     name: Name
     losses: Losses = Losses()
     trainable: tuple[StrictStr, ...] = ()  # patterns of parameter names; empty is all
     lr: Positive | None = None
     optimiser: Literal["carry", "fresh"] = "carry"
-    end: End
+    end: End = End()
 
 
 class Unfreeze(Frozen):
+    """Parameters that match these patterns train from step at_step on; those that match none never do."""
+
     at_step: Annotated[StrictInt, Field(ge=0)]
-    trainable: tuple[StrictStr, ...]
+    trainable: Annotated[tuple[StrictStr, ...], Field(min_length=1)]
 
 
 class Image2Video(Frozen):
+    """probability: of a micro-batch of clips to be given its first frames; the others stay text to video, like images.
+    docs/image-to-video.md says which variant does what."""
+
     variant: Literal["token_replace", "concat_mask", "concat", "first_frame_copy"]
     probability: Share = 1.0
-    semantic_drop: Share = 0.1
-    image_latent_scaling: Literal["multiply", "divide"] = "multiply"
+    semantic_drop: Share = 0.1  # of the image tokens, where the cache holds them
+    image_latent_scaling: Literal["multiply", "divide"] = "multiply"  # CogVideoX1.5: its trainer, its sampler
+    pad_to: Count = 2  # first_frame_copy: latent frames are padded in front to a multiple of this
+    ofs: StrictBool = False  # CogVideoX1.5's further embedding beside that of the time
 
 
 class Lora(Frozen):
@@ -297,7 +313,7 @@ class Stage(Frozen):
     losses: Losses = Losses()
     phases: tuple[Phase, ...] = ()
     image_to_video: Image2Video | None = None
-    unfreeze: tuple[Unfreeze, ...] = ()
+    unfreeze: tuple[Unfreeze, ...] = ()  # groups that join the training; empty: all train from the start
     lora: Lora | None = None
 
 

@@ -64,6 +64,9 @@ class Codec:
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         return decode(latents.to(self.device))
 
+    def decode_with_gradient(self, latents: torch.Tensor) -> torch.Tensor:
+        return decode(latents.to(self.device))  # linear: the same, wherever gradients are kept
+
     def settings(self) -> dict[str, Any]:
         return settings()
 

@@ -14,8 +14,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-OFS = 2.0  # what CogVideoX1.5 feeds to its offset embedding, for every sample
-
 
 class Conditioned(NamedTuple):
     x: Tensor  # the transformer's input (B, C in, T, H, W)
@@ -80,7 +78,7 @@ def cut_front(latents: Tensor, frames: int) -> Tensor:
     return latents[:, :, latents.shape[2] - frames :]
 
 
-def image_scaling(image: Tensor, scaling_factor: float, how: str) -> Tensor:
+def image_scaling(image: Tensor, scaling_factor: float | Tensor, how: str) -> Tensor:
     """A scaled image latent as CogVideoX1.5's two codes feed it: `multiply` (its trainer), `divide` (its sampler).
 
     The latents are z * s as stored; its sampler feeds z / s because the published weights were trained that way.
@@ -131,6 +129,14 @@ def widen_input(state: dict[str, Tensor], in_channels: int) -> dict[str, Tensor]
         raise ValueError(f"in_channels must be at least the {weight.shape[1]} of the weights, got {in_channels}")
     zeros = weight.new_zeros(weight.shape[0], more, *weight.shape[2:])
     return state | {"img_in.proj.weight": torch.cat((weight, zeros), dim=1)}
+
+
+def add_ofs(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of a model without `ofs` -> of one with it, whose offset embedding gives zeros until it is trained."""
+    new = {name.replace("time_in", "ofs_in", 1): one for name, one in state.items() if name.startswith("time_in.")}
+    for name in ("ofs_in.mlp.2.weight", "ofs_in.mlp.2.bias"):
+        new[name] = torch.zeros_like(new[name])
+    return state | new
 
 
 def _first_frame_only(image: Tensor, noisy: Tensor) -> Tensor:

@@ -16,6 +16,8 @@ from model.blocks import DoubleBlock, FinalLayer, Modulation, SingleBlock
 from model.embedders import PatchEmbed, RefinerBlock, TextRefiner, TimeEmbed, VectorEmbed, unpatch
 from model.rope import rope_table
 
+OFS = 2.0  # what CogVideoX1.5 feeds to its offset embedding, for every sample: so it is no argument
+
 
 class DiT(nn.Module):
     """Arguments: see model/sizes.py. Raises ValueError where sizes do not fit together.
@@ -27,7 +29,7 @@ class DiT(nn.Module):
         self, *, in_channels: int = 16, out_channels: int = 16, width: int, heads: int, double_blocks: int,
         single_blocks: int, refiner_blocks: int = 2, mlp_ratio: float = 4.0, rope_axes: tuple[int, int, int],
         rope_theta: float = 256.0, patch: tuple[int, int, int] = (1, 2, 2), text_width: int, pooled_width: int,
-        guidance: bool = False, checkpointing: str = "none",
+        guidance: bool = False, ofs: bool = False, checkpointing: str = "none",
     ) -> None:  # fmt: skip
         super().__init__()
         if width % heads or sum(rope_axes) != width // heads or any(axis % 2 for axis in rope_axes):
@@ -42,6 +44,7 @@ class DiT(nn.Module):
         self.time_in = TimeEmbed(width)
         self.vector_in = VectorEmbed(pooled_width, width)
         self.guidance_in = TimeEmbed(width) if guidance else None
+        self.ofs_in = TimeEmbed(width) if ofs else None  # CogVideoX1.5 embeds the constant OFS beside the time
         self.double_blocks = nn.ModuleList(DoubleBlock(width, heads, mlp_width) for _ in range(double_blocks))
         self.single_blocks = nn.ModuleList(SingleBlock(width, heads, mlp_width) for _ in range(single_blocks))
         self.final_layer = FinalLayer(width, out_channels * patch[0] * patch[1] * patch[2])
@@ -93,6 +96,8 @@ class DiT(nn.Module):
         if (self.guidance_in is None) != (guidance is None):
             raise ValueError("guidance must be given to a model that embeds it, and to no other")
         base = self.vector_in(pooled)[:, None]
+        if self.ofs_in is not None:
+            base = base + self.ofs_in(torch.full((len(t), 1), OFS, device=t.device))
         extra = torch.zeros_like(base) if guidance is None else self.guidance_in(guidance)[:, None]  # type: ignore[misc]
         vec = self.time_in(_latest(t))[:, None] + base + extra
         if t.ndim == 1:

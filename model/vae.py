@@ -25,13 +25,16 @@ _TILING = ("use_tiling", "use_framewise_encoding", "use_framewise_decoding")
 
 class Vae(Protocol):
     """encode: video (B, 3, T, H, W) in [-1, 1] -> mean and log-variance (B, C, 1 + (T-1)/4, H/8, W/8), scaled, float32;
-    decode: the way back, clipped to [-1, 1] by nobody; settings: everything that changes these bytes."""
+    decode: the way back, clipped to [-1, 1] by nobody, and once more for losses, where gradients flow through it;
+    settings: everything that changes these bytes."""
 
     channels: int
 
     def encode(self, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]: ...
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor: ...
+
+    def decode_with_gradient(self, latents: torch.Tensor) -> torch.Tensor: ...
 
     def settings(self) -> dict[str, Any]: ...
 
@@ -77,6 +80,9 @@ class Autoencoder:
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        return self.decode_with_gradient(latents)
+
+    def decode_with_gradient(self, latents: torch.Tensor) -> torch.Tensor:
         raw = latents.to(self.device).float() / self._scale + self._shift
         return self._vae.decode(raw.to(self.dtype)).sample.float()
 

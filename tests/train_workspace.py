@@ -91,8 +91,9 @@ def _bucket(chosen: Recipe, view: str, bucket: Bucket, clips: Sequence[Clip], pe
         some = clips[start : start + per_shard]
         with writing_shard(f"{folder}/{bucket.name}/{tables.shard_name(shard)}") as tar:
             for clip in some:
-                latent = codec.encode(clip.video[None])[0].to(torch.bfloat16)
-                tar.add(clip.clip_id, pack({"latent": latent}), {"clip_id": clip.clip_id})
+                tensors = {"latent": codec.encode(clip.video[None])[0], **_conditions(chosen, clip)}
+                tensors = {name: one.to(torch.bfloat16) for name, one in tensors.items()}
+                tar.add(clip.clip_id, pack(tensors), {"clip_id": clip.clip_id})
         latents += [_row(clip, shard, place) for clip, place in zip(some, tar.places)]
         text_tar = tables.text_name(shard, made_by)
         with writing_shard(f"{folder}/{bucket.name}/{text_tar}") as tar:
@@ -105,6 +106,17 @@ def _bucket(chosen: Recipe, view: str, bucket: Bucket, clips: Sequence[Clip], pe
     tables.write_table(path, pa.Table.from_pylist(states, tables.TEXT_INDEX))
     rows = [{"clip_id": c.clip_id, "start_tick": 0, "bucket": bucket.name, "reason": None} for c in clips]
     tables.write_table(tables.view_path(folder, view), pa.Table.from_pylist(rows, tables.VIEW))
+
+
+def _conditions(chosen: Recipe, clip: Clip) -> dict[str, torch.Tensor]:
+    """What cache.encode stores beside a clip: its first frame encoded on its own, and that with noise, twice."""
+    if not chosen.cache.conditions or clip.video.shape[1] == 1:
+        return {}
+    first = clip.video[None, :, :1]
+    noise = torch.randn(2, *first.shape[1:], generator=torch.Generator().manual_seed(int(clip.clip_id, 16)))
+    sigmas = torch.tensor([0.02, 0.08])
+    noised = first + sigmas.view(-1, 1, 1, 1, 1) * noise
+    return {"first_frame": codec.encode(first)[0], "noised_first_frame": codec.encode(noised), "sigmas": sigmas}
 
 
 def _texts(caption: str) -> bytes:

@@ -13,7 +13,9 @@ from torch.nn.utils.rnn import pad_sequence
 from cache.buckets import Bucket
 from cache.read import LatentCache, Sample
 from model.text import TextStates
-from pipelines import Stage
+from pipelines import Image2Video, Stage
+from train import conditions
+from train.conditions import Given
 from train.draws import Draw, draw
 from train.plan import MicroBatch
 
@@ -25,7 +27,8 @@ def tokens_of(bucket: str) -> int:
 
 
 class Batch(NamedTuple):
-    """data, noise (B, C, T, H, W); t (B,) in (0, 1); text (B, L, D), mask (B, L) bool, pooled (B, P)."""
+    """data, noise (B, C, T, H, W); t (B,) in (0, 1); text (B, L, D), mask (B, L) bool, pooled (B, P). given: the images
+    of image to video; where its variant pads clips in front, data and noise are padded."""
 
     bucket: str
     tokens: int  # of one sample, video only
@@ -36,39 +39,58 @@ class Batch(NamedTuple):
     text: Tensor
     mask: Tensor
     pooled: Tensor
+    given: Given | None = None
+    sound: Tensor | None = None  # (B, bands, steps), where the cache holds it
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
         """On a device; data, noise and t in `dtype`."""
         moved = {name: getattr(self, name).to(device, dtype) for name in ("data", "noise", "t", "text", "pooled")}
-        return self._replace(**moved, mask=self.mask.to(device))
+        given = self.given.to(device, dtype) if self.given else None
+        sound = None if self.sound is None else self.sound.to(device)
+        return self._replace(**moved, mask=self.mask.to(device), given=given, sound=sound)
 
 
 def load(cache: LatentCache, stage: Stage, micro: MicroBatch) -> Batch:
     """Read and draw the samples of a micro-batch: a function of the cache, the stage's settings and the plan alone."""
     samples = cache.read(micro.bucket, micro.rows)
-    draws = [_draw(stage, micro, i, sample) for i, sample in enumerate(samples)]
-    return collate(micro.bucket, samples, draws)
+    names = [_name(stage, micro, i) for i in range(len(samples))]
+    rule = conditions.asks(stage, micro.bucket, *names[0])
+    draws = [_draw(stage, micro.bucket, rule, sample, name) for sample, name in zip(samples, names)]
+    if rule is None:
+        return collate(micro.bucket, samples, draws)
+    images = [conditions.training_image(rule, sample, *name) for sample, name in zip(samples, names)]
+    given = conditions.give(rule, images, samples[0].latent.shape[1], cache.settings)
+    return collate(micro.bucket, samples, draws, given)
 
 
-def _draw(stage: Stage, micro: MicroBatch, i: int, sample: Sample) -> Draw:
-    name = (stage.seed, micro.feed, micro.epoch, micro.occurrences[i], micro.clips[i], micro.ticks[i])
-    tokens = tokens_of(micro.bucket)
-    return draw(tuple(sample.latent.shape), len(sample.texts), tokens, stage.flow, stage.text_dropout, *name)
+def _name(stage: Stage, micro: MicroBatch, i: int) -> tuple[str | int, ...]:
+    return (stage.seed, micro.feed, micro.epoch, micro.occurrences[i], micro.clips[i], micro.ticks[i])
 
 
-def collate(bucket: str, samples: Sequence[Sample], draws: Sequence[Draw]) -> Batch:
+def _draw(stage: Stage, bucket: str, rule: Image2Video | None, sample: Sample, name: tuple[str | int, ...]) -> Draw:
+    channels, frames, *sides = sample.latent.shape
+    shape = (channels, frames + conditions.padding(rule, frames), *sides)
+    return draw(shape, len(sample.texts), tokens_of(bucket), stage.flow, stage.text_dropout, *name)
+
+
+def collate(bucket: str, samples: Sequence[Sample], draws: Sequence[Draw], given: Given | None = None) -> Batch:
+    """Samples of one bucket with their draws, whose noise has the shape of the padded clip, as tensors."""
     texts = [_text(sample.texts[one.variant], one.text_dropped) for sample, one in zip(samples, draws)]
     text, mask, pooled = padded(texts)
+    data = torch.stack([sample.latent for sample in samples]).float()
+    heard = all("sound" in sample.conditions for sample in samples)
     return Batch(
         bucket=bucket,
         tokens=tokens_of(bucket),
         names=tuple(f"{sample.clip_id} (start tick {sample.start_tick})" for sample in samples),
-        data=torch.stack([sample.latent for sample in samples]).float(),
+        data=conditions.lengthened(data, given.padded if given else 0),
         noise=torch.stack([one.noise for one in draws]),
         t=torch.tensor([one.t for one in draws], dtype=torch.float64),
         text=text,
         mask=mask,
         pooled=pooled,
+        given=given,
+        sound=torch.stack([one.conditions["sound"].float() for one in samples]) if heard else None,
     )
 
 

@@ -17,6 +17,7 @@ from model.text import TextStates, load_text
 from model.vae import load_vae
 from pipelines import Recipe, Stage
 from train import flow
+from train.conditions import Given, validation_given
 from train.data import FeedPools
 from train.generate import latents, noise_of, pixels
 
@@ -50,13 +51,28 @@ class StageSamples:
         return paths
 
     def _draw(self, model: nn.Module, bucket: Bucket) -> torch.Tensor:
-        shape = bucket.latent_shape(self.cache.channels)
         shift = flow.shift_of(self.stage.flow, bucket.tokens())
         found = []
-        for number, text in enumerate(self._texts):
+        for number, (text, given) in enumerate(self._asked(bucket)):
+            channels, frames, *sides = bucket.latent_shape(self.cache.channels)
+            shape = (channels, frames + (given.padded if given else 0), *sides)
             noise = noise_of(self.stage.seed, number, shape)[None].to(self.device)
-            found.append(latents(model, [text], noise, STEPS, self.stage.guidance, shift))
+            found.append(latents(model, [text], noise, STEPS, self.stage.guidance, shift, given=given))
         return torch.cat(found)
+
+    def _asked(self, bucket: Bucket) -> list[tuple[TextStates, Given | None]]:
+        """Texts, and for clips of an image-to-video stage the first frames of clips of this bucket with theirs."""
+        if self.stage.image_to_video is None or bucket.frames == 1:
+            return [(text, None) for text in self._texts]
+        pools = [pool for feed in self.feeds for pool in (*feed.val, *feed.train) if pool.bucket == bucket.name]
+        rows = [int(row) for pool in pools for row in pool.rows][:PROMPTS]
+        found = []
+        for number, sample in enumerate(self.cache.read(bucket.name, rows)):
+            given = validation_given(self.stage, bucket.name, [sample], self.cache.settings)
+            texts = self._texts if self.stage.prompts else sample.texts
+            text = texts[number % len(texts)] if self.stage.prompts else texts[0]
+            found.append((text, given.to(self.device, torch.float32) if given else None))
+        return found
 
     @cached_property
     def _texts(self) -> list[TextStates]:

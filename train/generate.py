@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -12,30 +13,34 @@ from model.text import TextStates
 from model.vae import Vae
 from train import flow
 from train.batch import no_text, padded
+from train.conditions import Given, fed, placed, shortened
 from train.draws import normal
 
 
 @torch.no_grad()
 def latents(
     model: nn.Module, texts: Sequence[TextStates], noise: Tensor, steps: int, guidance: float, shift: float,
-    solver: str = "euler",
+    solver: str = "euler", given: Given | None = None,
 ) -> Tensor:  # fmt: skip
     """Noise (B, C, T, H, W) -> latents of that shape, float32, one per text.
 
-    guidance 1 asks the network once per step, any other value twice: with the text and without.
+    guidance 1 asks the network once per step, any other value twice: with the text and without. given: an image per
+    text; noise then has the frames that the variant pads in front, which are dropped from what is returned.
     """
     device, count = noise.device, len(texts)
     text, mask, pooled = (one.to(device) for one in padded(texts))
     empty, empty_mask, empty_pooled = (one.to(device) for one in padded([no_text(one) for one in texts]))
 
     def velocity_of(x: Tensor, t: Tensor) -> Tensor:
-        time = flow.network_time(t).to(device, torch.float32).expand(count)
-        conditional = model(x, time, text, mask, pooled).float()
-        if guidance == 1.0:
-            return conditional
-        return flow.guided(conditional, model(x, time, empty, empty_mask, empty_pooled).float(), guidance)
+        fed_x, times, counts = fed(x, t.to(device, torch.float32).expand(count), given, cast(int, model.in_channels))
+        time = flow.network_time(times)
+        v = model(fed_x, time, text, mask, pooled).float()
+        if guidance != 1.0:
+            v = flow.guided(v, model(fed_x, time, empty, empty_mask, empty_pooled).float(), guidance)
+        return v * counts.view(1, 1, -1, 1, 1)  # what is given stays as it is
 
-    return flow.SOLVERS[solver](velocity_of, noise.float(), flow.schedule(steps, shift))
+    start = placed(noise.float(), given) if given else noise.float()
+    return shortened(flow.SOLVERS[solver](velocity_of, start, flow.schedule(steps, shift)), given)
 
 
 def noise_of(seed: int, number: int, shape: tuple[int, ...]) -> Tensor:

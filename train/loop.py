@@ -15,7 +15,7 @@ from cache.read import LatentCache, open_cache
 from commands import Stop, hold
 from model.dit import DiT, compile_blocks
 from pipelines import Recipe, RecipeError, Stage, resolved
-from train import adapters, checkpoint, distributed, stages
+from train import adapters, checkpoint, conditions, distributed, stages
 from train import batch as batches
 from train.data import FeedPools, changes, stage_pools
 from train.distributed import World, barrier
@@ -24,6 +24,7 @@ from train.folder import RunFolder
 from train.loader import read_ahead
 from train.metrics import Metrics, Progress, machine
 from train.optim import DTYPES, Weights, learning_rate
+from train.phases import Phases
 from train.plan import MicroBatch, Plan, share_out
 from train.probe import probe
 from train.saving import Saver
@@ -58,6 +59,7 @@ class Run(NamedTuple):
     feeds: list[FeedPools]
     plan: Plan
     weights: Weights
+    phases: Phases
     folder: RunFolder
 
 
@@ -80,9 +82,10 @@ def train_stage(recipe: Recipe, name: str, world: World, stop: Stop, options: Op
         progress = Progress(name, 0, stage.steps, options.as_json, sys.stdout)
         run = _open(recipe, name, world, cache, folder)
         start = _go_on(run, progress)
-        if start >= stage.steps:
+        if start >= stage.steps or run.phases.state.finished:
             _tell(world, progress, f"{name}: already at step {start} of {stage.steps}, nothing to do")
             return
+        run.phases.enter(start)
         if world.first:
             folder.write_recipe(resolved(recipe))
         _loop(run, start, stop, options, progress)
@@ -107,14 +110,16 @@ def _open(recipe: Recipe, name: str, world: World, cache: LatentCache, folder: R
     except ValueError as error:
         raise RecipeError(f"stages.{name}: {error}") from None
     widths = stages.widths_of(cache.settings)
-    model = stages.build(stages.size_of(recipe), widths, stage.seed, stage.checkpointing)
+    model = stages.build(stages.size_of(recipe), widths, stage.seed, stage.checkpointing, stage.image_to_video)
     if stage.lora:
         _adapt(model, recipe, name, world, folder)
     if stage.compile:
         compile_blocks(model)
     spread = distributed.spread(model, model.blocks(), stage.shard, DTYPES[stage.precision], world)
     weights = Weights(model, stage, spread)
-    return Run(recipe, name, stage, world, cache, feeds, plan, weights, folder)
+    found = checkpoint.latest(folder.path)
+    phases = Phases(recipe, name, weights, found.state.get("phase") if found else None)
+    return Run(recipe, name, stage, world, cache, feeds, plan, weights, phases, folder)
 
 
 def _adapt(model: DiT, recipe: Recipe, name: str, world: World, folder: RunFolder) -> None:
@@ -137,7 +142,7 @@ def _go_on(run: Run, progress: Progress) -> int:
     if found is None:
         weights = None if run.stage.lora else stages.start_weights(run.recipe, run.name)
         if weights is not None:
-            run.weights.start_from(weights)
+            run.weights.start_from(conditions.adapted(weights, run.weights.model))
         return 0
     _refuse_changes(run, found)
     run.weights.make_room(checkpoint.names(found, "optimiser"))
@@ -183,25 +188,40 @@ def _loop(run: Run, start: int, stop: Stop, options: Options, progress: Progress
             loaded = next(steps)
             waited = time.monotonic() - began
             micro = plan_step(step)
+            run.phases.join(step)
             result = train_step(run.weights, micro, _share(micro, world), loaded, world, step, stop.number is not None)
             done = step + 1
-            record = _record(stage, micro, result, step, time.monotonic() - began, waited, world)
+            record = _record(run.weights.stage, micro, result, step, time.monotonic() - began, waited, world)
             _refuse_explosion(losses, record["loss"], micro, done)
             if metrics:
                 metrics.write(done, record)
                 progress.update(done, record)
-            last = done == stage.steps or result.stop
-            _look(run, done, last and not result.stop, metrics, progress, samples)
-            if last or done % stage.checkpoint_every == 0 or done in stage.milestones:
+            run.phases.saw_loss(record["loss"])
+            _look(run, done, done == stage.steps and not result.stop, metrics, progress, samples)
+            switched = _switch(run, done, metrics, progress, losses)
+            last = done == stage.steps or result.stop or run.phases.state.finished is not None
+            if last or switched or done % stage.checkpoint_every == 0 or done in stage.milestones:
                 _save(run, done, saver)
                 saved = done
-            if result.stop:
+            if last:
                 break
     if metrics:
         metrics.close()
         run.folder.publish()
     stop.check()
     _tell(world, progress, f"{run.name}: step {saved} of {stage.steps}, saved in {run.folder.path}")
+
+
+def _switch(run: Run, step: int, metrics: Metrics | None, progress: Progress, losses: deque[float]) -> bool:
+    """Goes to the next phase when this one is over. The losses before say nothing of those after."""
+    told = run.phases.switch(step)
+    if told is None:
+        return False
+    losses.clear()
+    if metrics:
+        metrics.write(step, {"phase": run.phases.now.name, "told": told})
+        progress.tell(f"{run.name}  {step}/{run.stage.steps}  {told}")
+    return True
 
 
 def _share(micro: Sequence[MicroBatch], world: World) -> list[int]:
@@ -252,6 +272,8 @@ def _validate(run: Run, step: int, metrics: Metrics | None, progress: Progress) 
     raw = validate(run.weights, run.cache, run.feeds, run.world)
     with run.weights.averaged():
         average = validate(run.weights, run.cache, run.feeds, run.world)
+    if raw and step > run.phases.state.began and step % run.stage.validate_every == 0:
+        run.phases.saw_validation(raw["loss"])
     if metrics and raw:
         metrics.write(step, {"validation": raw, "validation_average": average})
         progress.tell(f"{run.name}  {step}/{run.stage.steps}  validation {raw['loss']:.4f}, average of the weights "
@@ -267,8 +289,10 @@ def _save(run: Run, step: int, saver: Saver) -> None:
         "fixed": stages.fixed(run.recipe, run.name),
         "data": {feed.name: feed.summary for feed in run.feeds},
         "cache": run.cache.settings,
+        "phase": run.phases.state._asdict(),
         "recipe": resolved(run.recipe),
     }
+    saver.milestones = (*run.stage.milestones, run.phases.state.began)  # where the phase began is kept
     saver.save(step, run.weights.tensors(), state)
 
 

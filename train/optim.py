@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pipelines import Stage
+from train.decoded import Judges
 from train.distributed import defer, local, spread_like, whole
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -50,6 +51,7 @@ class Weights:
         wide = torch.promote_types(dtype, torch.float32)
         self.model, self.stage, self.dtype, self.spread = model if spread else model.to(wide), stage, dtype, spread
         self._inner = _trained(model)
+        self.judges: Judges | None = None  # what the phase at hand looks at pixels with
         self.masters = self._inner
         if dtype != wide and not spread:
             self.masters = {name: nn.Parameter(one.detach().clone()) for name, one in self._inner.items()}

@@ -32,6 +32,9 @@ def main(
     stage: Annotated[str, typer.Option("--stage", help="The trained stage.")],
     prompt: Annotated[list[str] | None, typer.Option("--prompt", help="What to show; may be repeated.")] = None,
     prompts: Annotated[str | None, typer.Option("--prompts", help="A file with one prompt per line.")] = None,
+    image: Annotated[
+        str | None, typer.Option("--image", help="The first frame, for a stage that makes video of images.")
+    ] = None,
     frames: Annotated[
         int | None, typer.Option("--frames", min=1, help="1 or 4n+1; those of the stage's views.")
     ] = None,
@@ -63,12 +66,16 @@ def main(
         raise pipelines.RecipeError(f"--solver: must be one of {', '.join(flow.SOLVERS)}, got {solver}")
     chosen = settings.stages[stage]
     rule = chosen.flow if shift is None else chosen.flow.model_copy(update={"shift": shift})
+    if image is not None:
+        shapes = _moving(chosen, stage, shapes)
     studio = _Studio(settings, stage, raw, device)
     folder = out or storage.join(studio.folder, "samples")
     for number, text in enumerate(wanted):
         for shape in shapes:
-            video = studio.draw(text, number, shape, steps, guidance or chosen.guidance, rule, solver, seed)
-            print(_write(folder, text, seed, shape, video), flush=True)
+            first = None if image is None else _first_frame(image, shape)
+            video = studio.draw(text, number, shape, steps, guidance or chosen.guidance, rule, solver, seed, first)
+            kept = "" if first is None else f"   frame 0: {_psnr(video[0], first):.1f} dB of the image"
+            print(f"{_write(folder, text, seed, shape, video)}{kept}", flush=True)
     return 0
 
 
@@ -87,25 +94,37 @@ class _Studio:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.widths = stages.widths_of(found.cache)
         self.model = trained.network(found, stage).to(self.device).eval()
+        self.settings, self.images = found.cache, found.recipe.stages[stage].image_to_video
         cache = found.recipe.cache
         self.vae = load_vae(cache.vae, self.device, cache.tiling)
         self.encoder = load_text(cache.text, cache.text_pooled, cache.text_length, cache.template, self.device)
 
     def draw(
         self, prompt: str, number: int, shape: Shape, steps: int, guidance: float, rule: pipelines.Flow, solver: str,
-        seed: int,
+        seed: int, first: Any = None,
     ) -> Any:  # fmt: skip
-        """uint8 (T, H, W, 3)."""
+        """uint8 (T, H, W, 3). first: the image (H, W, 3) that the clip begins with."""
         from cache.buckets import Bucket
         from train import flow, generate
 
         bucket = Bucket(*shape)
-        noise = generate.noise_of(seed, number, bucket.latent_shape(self.widths.channels))[None].to(self.device)
+        channels, frames, *sides = bucket.latent_shape(self.widths.channels)
+        given = None if first is None else self._given(first, frames)
+        size = (channels, frames + (given.padded if given else 0), *sides)
+        noise = generate.noise_of(seed, number, size)[None].to(self.device)
         texts = self.encoder.encode([prompt])
         move = flow.shift_of(rule, bucket.tokens())
         return generate.pixels(
-            self.vae, generate.latents(self.model, texts, noise, steps, guidance, move, solver)
+            self.vae, generate.latents(self.model, texts, noise, steps, guidance, move, solver, given)
         )[0]  # fmt: skip
+
+    def _given(self, first: Any, frames: int) -> Any:
+        from cache.encode import to_video
+        from train import conditions
+
+        assert self.images is not None  # _moving saw to it
+        image = self.vae.encode(to_video(first[None, None]).to(self.device))[0]
+        return conditions.give(self.images, image, frames, self.settings)
 
 
 def _prompts(given: Sequence[str] | None, path: str | None) -> list[str]:
@@ -130,6 +149,34 @@ def _shapes(recipe: pipelines.Recipe, stage: str, frames: int | None, size: str 
     found = [Shape(view.frames, height or view.size, width or view.size, view.fps if view.frames > 1 else None)
              for view in views]  # fmt: skip
     return list(dict.fromkeys(found))
+
+
+def _moving(stage: pipelines.Stage, name: str, shapes: list[Shape]) -> list[Shape]:
+    """The shapes that an image can begin. Raises RecipeError for a stage that was not trained on images."""
+    if stage.image_to_video is None:
+        raise pipelines.RecipeError(f"--image: stage '{name}' makes no video of images (it has no `image_to_video`)")
+    found = [shape for shape in shapes if shape.frames > 1]
+    if not found:
+        raise pipelines.RecipeError("--image: a clip of it has more than one frame, give --frames 17, say")
+    return found
+
+
+def _first_frame(path: str, shape: Shape) -> Any:
+    """uint8 (H, W, 3) of a picture or of a video's first frame, cut to the shape as the cache cuts clips."""
+    from cache.buckets import Bucket
+    from cache.pixels import Crop, read_pixels
+
+    if not os.path.isfile(path):
+        raise pipelines.RecipeError(f"--image: no file {path}")
+    return read_pixels(path, 0.0, Crop(), Bucket(1, shape.height, shape.width))[0]
+
+
+def _psnr(made: Any, wanted: Any) -> float:
+    import torch
+
+    from model.similarity import psnr
+
+    return psnr(torch.from_numpy(made).float(), torch.from_numpy(wanted).float(), 255.0)
 
 
 def _frames(frames: int) -> int:

@@ -16,12 +16,12 @@ from media import storage
 from model.dit import DiT
 from model.flops import training_flops
 from model.sizes import SIZES
-from pipelines import Recipe, RecipeError, Stage, resolved
-from train import adapters, checkpoint
+from pipelines import Image2Video, Recipe, RecipeError, Stage, resolved
+from train import adapters, checkpoint, conditions, phases
 
 TEXT_TOKENS = 64  # a middling caption: what text costs is small beside the video
 # What a resumed run may not change: these decide which samples a step holds, or what its weights mean.
-FIXED = ("feeds", "micro_batches", "mix", "tokens", "seed", "precision", "lora")
+FIXED = ("feeds", "micro_batches", "mix", "tokens", "seed", "precision", "lora", "image_to_video")
 
 
 def stage_of(recipe: Recipe, name: str) -> Stage:
@@ -31,14 +31,8 @@ def stage_of(recipe: Recipe, name: str) -> Stage:
         hint = f", did you mean '{close[0]}'?" if close else ""
         raise RecipeError(f"no stage '{name}'{hint}; recipe '{recipe.name}' has {', '.join(recipe.stages)}")
     stage = recipe.stages[name]
-    asked = {
-        "losses.perceptual": stage.losses.perceptual, "losses.temporal": stage.losses.temporal,
-        "losses.sync": stage.losses.sync, "phases": stage.phases, "image_to_video": stage.image_to_video,
-        "unfreeze": stage.unfreeze,
-    }  # fmt: skip
-    for key, value in asked.items():
-        if value:
-            raise RecipeError(f"stages.{name}.{key}: not possible yet, take it out")
+    conditions.check(recipe, name)
+    phases.check(recipe, name)
     if stage.lora:
         with torch.device("meta"):  # a mistyped target is told before anything is read or set aside
             adapters.put_on(DiT(**size_of(recipe)), stage.lora, stage.seed)
@@ -75,11 +69,14 @@ def widths_of(settings: dict[str, Any]) -> Widths:
     return Widths(int(settings["latents"]["vae"]["channels"]), int(encoder["width"]), int(encoder["pooled_width"]))
 
 
-def build(size: dict[str, Any], widths: Widths, seed: int, checkpointing: str = "none") -> DiT:
-    """The network with the start weights that the seed gives, whatever was drawn before; on the CPU."""
+def build(
+    size: dict[str, Any], widths: Widths, seed: int, checkpointing: str = "none", images: Image2Video | None = None
+) -> DiT:
+    """The network with the start weights that the seed gives, whatever was drawn before; on the CPU. images: how it is
+    given them, if it makes video of images."""
     chosen = size | {
-        "in_channels": widths.channels, "out_channels": widths.channels, "text_width": widths.text,
-        "pooled_width": widths.pooled, "checkpointing": checkpointing,
+        "out_channels": widths.channels, "text_width": widths.text, "pooled_width": widths.pooled,
+        "checkpointing": checkpointing, **conditions.network(images, widths.channels),
     }  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -115,14 +112,18 @@ def fixed(recipe: Recipe, name: str) -> dict[str, Any]:
 
 
 def complete(recipe: Recipe, name: str) -> bool:
-    """Whether the stage has been trained to its last step."""
+    """Whether the stage has been trained to its last step, or its last phase to its end."""
     found = checkpoint.latest(run_folder(recipe, name))
-    return found is not None and found.step >= recipe.stages[name].steps
+    return found is not None and over(recipe.stages[name], found)
+
+
+def over(stage: Stage, found: checkpoint.Checkpoint) -> bool:
+    return found.step >= stage.steps or bool(found.state.get("phase", {}).get("finished"))
 
 
 def _of_stage(recipe: Recipe, name: str, source: str) -> dict[str, Tensor]:
     found = checkpoint.latest(run_folder(recipe, source))
-    if found is None or found.step < recipe.stages[source].steps:
+    if found is None or not over(recipe.stages[source], found):
         state = "has no checkpoint" if found is None else f"is at step {found.step} of {recipe.stages[source].steps}"
         raise RecipeError(
             f"stages.{name} starts from stage '{source}', which {state}: run `python -m train.run --stage {source}`, "

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from pipelines import Losses
 from train import flow
 from train.batch import Batch
+from train.conditions import fed, shortened
+from train.decoded import Judges, decoded_losses
 from train.distributed import World, add_up
 from train.losses import velocity_loss
 from train.optim import Weights
@@ -37,13 +39,26 @@ class Result(NamedTuple):
 
 def predict(model: nn.Module, batch: Batch) -> Tensor:
     """The velocity (B, C, T, H, W) that the network sees in a batch."""
+    return _seen(model, batch, flow.mix(batch.data, batch.noise, batch.t))[0]
+
+
+def sample_losses(model: nn.Module, batch: Batch, losses: Losses, judges: Judges | None = None) -> Tensor:
+    """The weighted loss of each sample (B,). judges: what looks at pixels; None where no loss does."""
     x_t = flow.mix(batch.data, batch.noise, batch.t)
-    return model(x_t, flow.network_time(batch.t), batch.text, batch.mask, batch.pooled)
+    v, counts = _seen(model, batch, x_t)
+    total = losses.velocity * velocity_loss(v, flow.velocity(batch.data, batch.noise), counts)
+    if judges is None:
+        return total
+    estimate = flow.data_of(x_t, v.to(x_t.dtype), batch.t)
+    estimate = torch.where(counts.view(1, 1, -1, 1, 1), estimate, batch.data)
+    estimate, clip = (shortened(one, batch.given) for one in (estimate, batch.data))
+    return total + decoded_losses(judges, losses, estimate, clip, batch.sound)
 
 
-def sample_losses(model: nn.Module, batch: Batch, losses: Losses) -> Tensor:
-    """The weighted loss of each sample (B,)."""
-    return losses.velocity * velocity_loss(predict(model, batch), flow.velocity(batch.data, batch.noise))
+def _seen(model: nn.Module, batch: Batch, x_t: Tensor) -> tuple[Tensor, Tensor]:
+    """The velocity, and which frames (T,) count."""
+    x, t, counts = fed(x_t, batch.t, batch.given, cast(int, model.in_channels))
+    return model(x, flow.network_time(t), batch.text, batch.mask, batch.pooled), counts
 
 
 def train_step(
@@ -64,7 +79,7 @@ def train_step(
         index, batch = mine[min(turn, len(mine) - 1)], batches[min(turn, len(mine) - 1)]
         batch = batch.to(world.device, torch.promote_types(weights.dtype, torch.float32))
         weights.expect(last=turn == rounds - 1)
-        loss = sample_losses(weights.model, batch, weights.stage.losses)
+        loss = sample_losses(weights.model, batch, weights.stage.losses, weights.judges)
         (loss.sum() * (weight if turn < len(mine) else 0.0)).backward()
         weights.collect()
         if turn < len(mine):

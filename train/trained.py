@@ -47,7 +47,8 @@ def trained(recipe: Recipe, stage: str, raw: bool = False) -> Trained:
 
 def network(found: Trained, stage: str, adapted: bool = False) -> DiT:
     """The network with the trained weights, on the CPU. adapted: with the adapters apart, as they were trained."""
-    model = stages.build(stages.size_of(found.recipe), stages.widths_of(found.cache), 0)
+    images = found.recipe.stages[stage].image_to_video
+    model = stages.build(stages.size_of(found.recipe), stages.widths_of(found.cache), 0, images=images)
     lora = found.recipe.stages[stage].lora
     if not adapted or lora is None or found.base is None or found.adapters is None:
         model.load_state_dict(found.weights)

@@ -15,7 +15,7 @@ from torch import Tensor
 from cache.buckets import Bucket
 from cache.read import LatentCache
 from pipelines import Stage
-from train import flow
+from train import conditions, flow
 from train.batch import Batch, collate
 from train.data import FeedPools
 from train.distributed import World, add_up
@@ -57,9 +57,11 @@ def load(cache: LatentCache, stage: Stage, part: Part) -> Batch:
     samples = cache.read(part.bucket, part.rows)
     quantile = torch.tensor((part.quantile + 0.5) / QUANTILES, dtype=torch.float64)
     t = float(flow.times(quantile, stage.flow, Bucket.parse(part.bucket).tokens()))
-    noises = [normal(tuple(one.latent.shape), stage.seed, "validation", name, part.quantile)
-              for one, name in zip(samples, part.names)]  # fmt: skip
-    return collate(part.bucket, samples, [Draw(t, 0, False, noise) for noise in noises])
+    channels, frames, *sides = samples[0].latent.shape
+    given = conditions.validation_given(stage, part.bucket, samples, cache.settings)
+    shape = (channels, frames + (given.padded if given else 0), *sides)
+    draws = [Draw(t, 0, False, normal(shape, stage.seed, "validation", name, part.quantile)) for name in part.names]
+    return collate(part.bucket, samples, draws, given)
 
 
 @torch.no_grad()
@@ -71,7 +73,7 @@ def validate(weights: Weights, cache: LatentCache, feeds: Sequence[FeedPools], w
     for turn in range(world.rank, -(-len(todo) // world.size) * world.size, world.size):
         part = todo[turn % len(todo)]  # equally many on each rank, as spread weights are gathered by all at once
         batch = load(cache, stage, part).to(world.device, torch.promote_types(weights.dtype, torch.float32))
-        losses = sample_losses(weights.model, batch, stage.losses)
+        losses = sample_losses(weights.model, batch, stage.losses, weights.judges)
         if turn < len(todo):
             found = torch.tensor([float(losses.double().sum()), len(losses)], dtype=torch.float64)
             sums[part.feed, part.quantile] += found

@@ -1,0 +1,157 @@
+"""How a micro-batch gets its images, and what the network is then fed.
+
+A micro-batch of clips is given its first frames as a whole or not at all, with the stage's probability; pictures never
+are. The image latents come from the cache, where they were encoded from the frame's own pixels. What is given stands in
+the batch, so that a step needs to know of no variant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cache.buckets import Bucket
+from cache.read import Sample
+from model.conditioning import (
+    VARIANTS,
+    Conditioned,
+    add_ofs,
+    cut_front,
+    extra_frames,
+    image_scaling,
+    pad_front,
+    text_to_video,
+    widen_input,
+)  # fmt: skip
+from pipelines import Image2Video, Recipe, RecipeError, Stage
+from train.draws import generator
+
+CLEAN, NOISED = "first_frame", "noised_first_frame"  # of the cache's conditions
+TOKENS = "image_tokens"
+
+
+class Given(NamedTuple):
+    """The images of a micro-batch: latents (B, C, 1, H, W) and how they are fed. padded: frames put in front of the
+    clip's own latent frames."""
+
+    variant: str
+    image: Tensor
+    padded: int = 0
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Given:
+        return self._replace(image=self.image.to(device, dtype))
+
+
+# ------------------------------------------------------------------------------------------------------- what is asked
+
+
+def check(recipe: Recipe, name: str) -> None:
+    """Raises RecipeError when a stage asks for images that the cache is not told to hold."""
+    rule = recipe.stages[name].image_to_video
+    if rule is None:
+        return
+    wanted = [CLEAN, NOISED] if VARIANTS[rule.variant].pad_front else [CLEAN]
+    if recipe.stages[name].lora and network(rule, 1) != {"in_channels": 1}:
+        raise RecipeError(f"stages.{name}: adapters learn no new input channels: use token_replace, or take `lora` out")
+    missing = [one for one in wanted if one not in recipe.cache.conditions]
+    if missing:
+        raise RecipeError(
+            f"stages.{name}.image_to_video: {rule.variant} needs {' and '.join(missing)} in the cache: set "
+            f"cache.conditions to [{', '.join(dict.fromkeys([*recipe.cache.conditions, *wanted]))}] and encode again"
+        )
+
+
+def asks(stage: Stage, bucket: str, *name: str | int) -> Image2Video | None:
+    """The rule by which a micro-batch is given its images, or None. name: of its first sample, which decides for all."""
+    rule = stage.image_to_video
+    if rule is None or Bucket.parse(bucket).frames == 1:
+        return None
+    return rule if generator(*name, "image to video").random() < rule.probability else None
+
+
+def padding(rule: Image2Video | None, frames: int) -> int:
+    """Latent frames that the rule puts in front of so many."""
+    return extra_frames(frames, rule.pad_to) if rule and VARIANTS[rule.variant].pad_front else 0
+
+
+def network(rule: Image2Video | None, channels: int) -> dict[str, Any]:
+    """What a rule changes about a network on latents of so many channels: arguments of DiT."""
+    if rule is None:
+        return {"in_channels": channels}
+    return {"in_channels": VARIANTS[rule.variant].in_channels(channels)} | ({"ofs": True} if rule.ofs else {})
+
+
+def adapted(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Start weights with what this network has beyond theirs: further input channels and an offset embedding, at zero.
+
+    Raises ValueError for weights of a network with more input channels.
+    """
+    ofs = any(name.startswith("ofs_in.") for name, _ in model.named_parameters())
+    if ofs and not any(name.startswith("ofs_in.") for name in weights):
+        weights = add_ofs(weights)
+    return widen_input(weights, int(model.in_channels))  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------------------------------------------ what is given
+
+
+def training_image(rule: Image2Video, sample: Sample, *name: str | int) -> Tensor:
+    """(C, 1, H, W): one of the sample's noised images for the variants that are trained on them, else the clean one."""
+    if not VARIANTS[rule.variant].pad_front:
+        return sample.conditions[CLEAN]
+    drawn = sample.conditions[NOISED]
+    return drawn[int(generator(*name, "noised image").integers(len(drawn)))]
+
+
+def validation_given(stage: Stage, bucket: str, samples: Sequence[Sample], settings: dict[str, Any]) -> Given | None:
+    """Clips of a stage that trains on images are validated with theirs, always and without noise."""
+    rule = stage.image_to_video
+    if rule is None or Bucket.parse(bucket).frames == 1:
+        return None
+    return give(rule, [one.conditions[CLEAN] for one in samples], samples[0].latent.shape[1], settings)
+
+
+def give(rule: Image2Video, images: Sequence[Tensor] | Tensor, frames: int, settings: dict[str, Any]) -> Given:
+    """Images (C, 1, H, W) each, for clips of so many latent frames. settings: the cache's, which know the scaling."""
+    image = torch.stack([one.float() for one in images])
+    scale = torch.tensor(settings["latents"]["vae"].get("scale", [1.0])).view(1, -1, 1, 1, 1)
+    image = image_scaling(image, scale.to(image.device), rule.image_latent_scaling)
+    return Given(rule.variant, image, padding(rule, frames))
+
+
+def lengthened(data: Tensor, padded: int) -> Tensor:
+    """Clean latents (B, C, T, H, W) with `padded` copies of frame 0 in front."""
+    return pad_front(data, data.shape[2] + padded) if padded else data
+
+
+def shortened(latents: Tensor, given: Given | None) -> Tensor:
+    """Drops, after sampling, the frames that were put in front."""
+    return cut_front(latents, latents.shape[2] - given.padded) if given else latents
+
+
+# -------------------------------------------------------------------------------------------------------- what is fed
+
+
+def fed(x_t: Tensor, t: Tensor, given: Given | None, in_channels: int) -> Conditioned:
+    """The input of a network with so many channels for noisy latents (B, C, T, H, W) at t (B,) in [0, 1].
+
+    Without images the channels that would hold them are zero.
+    """
+    if given is None:
+        return widened(text_to_video(x_t, t), in_channels)
+    return widened(VARIANTS[given.variant].condition(x_t, given.image, t), in_channels)
+
+
+def placed(noise: Tensor, given: Given) -> Tensor:
+    """Where sampling starts: noise (B, C, T, H, W), but for the frames that are the image itself."""
+    counts = VARIANTS[given.variant].condition(noise, given.image, noise.new_ones(len(noise))).counts
+    return torch.where(counts.view(1, 1, -1, 1, 1), noise, given.image.to(noise.dtype))
+
+
+def widened(plain: Conditioned, in_channels: int) -> Conditioned:
+    more = in_channels - plain.x.shape[1]
+    return plain._replace(x=F.pad(plain.x, (0, 0, 0, 0, 0, 0, 0, more))) if more else plain
