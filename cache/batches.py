@@ -19,6 +19,7 @@ import torch
 
 from cache.buckets import Bucket
 from cache.fingerprint import CacheError
+from cache.forgotten import forgotten_clips
 from cache.gather import Texts
 from cache.lookup import find, identities
 from cache.order import Pool, Step, Steps
@@ -54,11 +55,7 @@ def pools(
     """
     rows = cache.view(view)
     rows = rows.filter(pc.is_valid(rows["bucket"])).select(["clip_id", "start_tick", "bucket"])
-    rows = (
-        _of_set(cache, rows, set_name, split)
-        if set_name
-        else rows.append_column("weight", pa.array(np.ones(len(rows))))
-    )
+    rows = _of_set(cache, rows, set_name, split) if set_name else _remembered(cache, rows)
     found = []
     for bucket in sorted(pc.unique(rows["bucket"]).to_pylist()):
         size = batch if tokens is None else max(1, tokens // Bucket.parse(bucket).tokens())
@@ -119,6 +116,13 @@ class _Soon:
                 self._recent.move_to_end((step.bucket, shard))
             while len(self._recent) > RECENT_SHARDS:
                 self._recent.popitem(last=False)
+
+
+def _remembered(cache: LatentCache, rows: pa.Table) -> pa.Table:
+    """Every row but those of forgotten clips, weight 1. A plain web server lists no tombstones: nothing is left out there."""
+    gone = set() if cache.folder.startswith("http") else forgotten_clips(cache.folder.rpartition("/")[0])
+    rows = rows.filter(pc.invert(pc.is_in(rows["clip_id"], pa.array(sorted(gone), pa.string()))))
+    return rows.append_column("weight", pa.array(np.ones(len(rows))))
 
 
 def _of_set(cache: LatentCache, rows: pa.Table, set_name: str, split: str) -> pa.Table:

@@ -12,15 +12,14 @@ from collections.abc import Iterator
 from typing import Annotated, Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import typer
 
 import commands
 from cache import index as tables
 from cache.fingerprint import cache_folder, latent_settings
+from cache.forgotten import forgotten_clips
 from cache.shards import writing_shard
 from cache.state import BucketState
-from curate.tables import forgotten
 from media import storage
 from pipelines import Recipe, load
 
@@ -56,19 +55,6 @@ def remove(recipe: Recipe, found: list[Stale]) -> None:
                 _rewrite(folder, one)
             else:
                 storage.remove(one.path)
-
-
-def forgotten_clips(workspace: str) -> set[str]:
-    """Ids of the clips with a tombstone, those of forgotten videos included, whatever settings cut them."""
-    stones = forgotten(workspace)
-    clips = set(stones["clips"])
-    gone = pa.array(sorted(stones["videos"]), pa.string())
-    for name in storage.folders(workspace) if len(gone) else []:
-        if name.startswith("clips-"):
-            for entry in storage.find(storage.join(workspace, name), ".parquet"):
-                rows = tables.read_table(entry.path, pa.schema({"clip_id": pa.string(), "video_id": pa.string()}))
-                clips |= set(rows.filter(pc.is_in(rows["video_id"], gone))["clip_id"].to_pylist())
-    return clips
 
 
 def _stale_files(folder: str, bucket: str) -> Iterator[Stale]:

@@ -152,6 +152,8 @@ def test_a_forgotten_clip_is_not_drawn_at_once_and_gone_after_gc(
     stone.parent.mkdir()
     stone.write_text(json.dumps({"kind": "clips", "id": gone}))
     assert gone not in open_cache(chosen).ledger("videos")["clip_id"].to_pylist()
+    drawn = [clip for batch in open_cache(chosen).epoch("clip", batch=2) for clip in batch.clip_ids]
+    assert drawn and gone not in drawn
     found = list(gc.stale(chosen))
     assert sum(len(one.keys) for one in found) == 1
     gc.remove(chosen, found)

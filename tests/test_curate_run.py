@@ -90,12 +90,18 @@ def test_a_second_run_makes_nothing(whole: tuple[Path, dict], small: Path) -> No
     assert digest(whole[0]) == before
 
 
+def _children(name: str) -> list[str]:
+    """Sets below one, each after its parent."""
+    direct = [one for one, settings in load(None, "demo").sets.items() if settings.parent == name]
+    return [each for one in direct for each in (one, *_children(one))]
+
+
 def test_a_new_threshold_selects_again_without_decoding(whole: tuple[Path, dict], small: Path) -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     changed = curate(whole[0], small, "--set", "sets.video_256px.keep.motion.min=5.0")
     assert changed["frames_decoded"] == 0
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 5.0  # of a core: other work may run beside
-    assert changed["made"] == ["sets/video_256px", "report"]
+    assert changed["made"] == ["sets/video_256px", *(f"sets/{name}" for name in _children("video_256px")), "report"]
     strict = load(
         None, "demo", ("curate.unit_videos=4", "sets.video_256px.keep.motion.min=5.0"), workspace=str(whole[0])
     )
