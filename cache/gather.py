@@ -6,17 +6,17 @@ from one another. What a header says was checked when it was first read (cache.m
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
 
 from cache.fingerprint import CacheError
+from cache.finite import finite, raw
 from cache.maps import Mapped, Maps, arrived, look
-from cache.members import header_of, places_of, unpack
+from cache.members import header_of, layout_of, places_of, unpack
 from cache.rows import REPAIR, Column, Rows
 from cache.shelf import Removed
 from model.text import TextStates
@@ -25,34 +25,34 @@ TRIES = 5
 
 
 class Members(NamedTuple):
-    """Safetensors in maps: sample i is bytes [starts[i], stops[i]) of mapped[i]; fresh: those whose content nobody has
-    looked at yet."""
+    """Safetensors in maps: sample i is bytes [starts[i], stops[i]) of mapped[i]."""
 
     rows: list[int]
     mapped: list[Mapped]
     starts: list[int]
     stops: list[int]
-    fresh: list[int]
 
     def data(self, i: int) -> memoryview:
         return self.mapped[i].buffer[self.starts[i] : self.stops[i]]
 
-    def looked_at(self) -> None:
-        for i in self.fresh:
-            self.mapped[i].looked[self.rows[i] - self.mapped[i].first] = 1
+    def bytes(self, i: int, begin: int, end: int) -> np.ndarray:
+        return self.mapped[i].bytes[self.starts[i] + begin : self.starts[i] + end]
 
 
-def members(maps: Maps, column: Column, rows: Sequence[int], check: str) -> Members:
+Inspect = Callable[[Members, int], None]  # raises CacheError for what sample i holds
+
+
+def members(maps: Maps, column: Column, rows: Sequence[int], check: str, inspect: Inspect) -> Members:
     """Where these rows lie, fetched if they come from a store, and looked at if they were not. Raises CacheError."""
     for _ in range(TRIES):
         try:
-            return _members(maps, column, rows, check)
+            return _members(maps, column, rows, check, inspect)
         except Removed:  # the shelf made room while we read: it is fetched again
             continue
     raise CacheError(f"{column.bucket}: the shelf is too small for a batch, give it more with shelf_bytes")
 
 
-def _members(maps: Maps, column: Column, rows: Sequence[int], check: str) -> Members:
+def _members(maps: Maps, column: Column, rows: Sequence[int], check: str, inspect: Inspect) -> Members:
     at = np.asarray(rows, np.int64)
     if len(at) and not (at.min() >= 0 and at.max() < len(column.shards)):
         raise IndexError(f"{column.bucket}: row {at.max() if at.max() > 0 else at.min()} of {len(column.shards)}")
@@ -60,11 +60,12 @@ def _members(maps: Maps, column: Column, rows: Sequence[int], check: str) -> Mem
     stops = (column.offsets[at] + column.sizes[at]).tolist()
     tars = {shard: maps.tar(column, shard) for shard in set(shards)}
     _ask(tars, zip(shards, starts, stops))
-    numbers, mapped = at.tolist(), [tars[shard] for shard in shards]
-    fresh = [i for i, (row, one) in enumerate(zip(numbers, mapped)) if not one.looked[row - one.first]]
-    for i in fresh if check != "always" else range(len(numbers)):
-        _look(maps, mapped[i], column, numbers[i], starts[i], stops[i], check)
-    return Members(numbers, mapped, starts, stops, fresh)
+    held = Members(at.tolist(), [tars[shard] for shard in shards], starts, stops)
+    fresh = (not one.looked[row - one.first] or check == "always" for row, one in zip(held.rows, held.mapped))
+    due = [i for i, wanted in enumerate(fresh) if wanted]
+    for i, key in zip(due, column.keys_of(at[due])):
+        _look(maps, held, column, i, key, check, inspect)
+    return held
 
 
 def _ask(tars: Mapping[int, Mapped], places: Iterable[tuple[int, int, int]]) -> None:
@@ -75,15 +76,19 @@ def _ask(tars: Mapping[int, Mapped], places: Iterable[tuple[int, int, int]]) -> 
                 fetch.want(start, stop)
 
 
-def _look(maps: Maps, mapped: Mapped, column: Column, row: int, start: int, stop: int, check: str) -> None:
+def _look(maps: Maps, held: Members, column: Column, i: int, key: str, check: str, inspect: Inspect) -> None:
+    """All that is due for a sample at once, while its bytes are in the processor's cache."""
+    mapped, row, start, stop = held.mapped[i], held.rows[i], held.starts[i], held.stops[i]
     if mapped.fetch is not None and not mapped.fetch.here:
         arrived(mapped, column, row, start, stop)
     try:
-        look(mapped, column, row, start, stop, sums=check != "never")
+        look(mapped, column, row, key, start, stop, sums=check != "never")
+        inspect(held, i)
     except CacheError:
         if mapped.fetch is not None:
             maps.drop(column, int(column.shards[row]))
         raise
+    mapped.looked[row - mapped.first] = 1
 
 
 class Layout(NamedTuple):
@@ -98,28 +103,30 @@ class Layout(NamedTuple):
 
 def latents(maps: Maps, chosen: Rows, rows: Sequence[int], check: str) -> dict[str, torch.Tensor]:
     """Tensors (B, ...) by name: latent, and whatever lies beside it. Raises CacheError."""
-    held = members(maps, chosen.latents, rows, check)
-    for i in held.fresh:
-        settle(chosen, held, i)
+    held = members(maps, chosen.latents, rows, check, partial(settle, chosen))
     layout = chosen.layout if held.rows else None
     if layout is None:
         raise ValueError("a batch needs a row")
     found = {}
     for name, like, (begin, end) in zip(layout.names, layout.like, layout.places):
-        found[name] = _room_for(like, len(held.rows))
-        parts = [one.bytes[at + begin : at + end] for one, at in zip(held.mapped, held.starts)]
-        np.concatenate(parts, out=_raw(found[name]).reshape(-1))
-    if held.fresh:
-        _finite(found, chosen.latents, held)
-        held.looked_at()
+        found[name] = _room_for((len(held.rows), *like.shape), like.dtype)
+        np.concatenate([held.bytes(i, begin, end) for i in range(len(held.rows))], out=raw(found[name]))
     return found
 
 
 def settle(chosen: Rows, held: Members, i: int) -> None:
-    """Sample i has the tensors of its bucket, or CacheError."""
-    data, row, layout = held.data(i), held.rows[i], chosen.layout
-    if layout is not None and bytes(data[: len(layout.header)]) == layout.header:
-        return
+    """Sample i has the tensors of its bucket, all of them finite, or CacheError."""
+    layout = chosen.layout
+    if layout is None or held.bytes(i, 0, len(layout.header)).tobytes() != layout.header:
+        layout = _layout(chosen, held, i)
+    for name, like, (begin, end) in zip(layout.names, layout.like, layout.places):
+        if not finite(held.bytes(i, begin, end), like.dtype):
+            raise CacheError(f"{chosen.latents.name(held.rows[i])}: {name} holds NaN or infinity; {REPAIR}")
+
+
+def _layout(chosen: Rows, held: Members, i: int) -> Layout:
+    """Of sample i, which says what the bucket's is if it is the first one. Raises CacheError if others say otherwise."""
+    data, row = held.data(i), held.rows[i]
     tensors = checked(chosen, row, unpack(data, chosen.latents.name(row))[0])
     header, names = header_of(data), tuple(tensors)
     found = Layout(header, names, tuple(one.to("meta") for one in tensors.values()), places_of(header, names))
@@ -127,6 +134,7 @@ def settle(chosen: Rows, held: Members, i: int) -> None:
         chosen.layout = chosen.layout or found
     if chosen.layout.header != header:
         raise CacheError(f"{chosen.latents.name(row)}: holds other tensors than the samples before; {REPAIR}")
+    return found
 
 
 def checked(chosen: Rows, row: int, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -137,34 +145,26 @@ def checked(chosen: Rows, row: int, tensors: dict[str, torch.Tensor]) -> dict[st
     return tensors
 
 
-def _finite(found: dict[str, torch.Tensor], column: Column, held: Members) -> None:
-    """Raises CacheError naming a sample that holds NaN."""
-    if not all(bool(tensor.sum(dtype=torch.float32).isfinite()) for tensor in found.values()):
-        for i, row in enumerate(held.rows):
-            must_be_finite({name: tensor[i] for name, tensor in found.items()}, column.name(row))
-
-
-def must_be_finite(tensors: Mapping[str, torch.Tensor], where: object) -> None:
-    """A sum is finite only if every number is (latents and states are far from overflowing it). Raises CacheError."""
-    for name, tensor in tensors.items():
-        if not bool(tensor.sum(dtype=torch.float32).isfinite()) and not bool(tensor.isfinite().all()):
-            raise CacheError(f"{where}: {name} holds NaN or infinity; {REPAIR}")
-
-
-def _room_for(like: torch.Tensor, count: int) -> torch.Tensor:
-    """(count, *like.shape), not filled, in pinned memory where there is a GPU."""
-    return torch.empty((count, *like.shape), dtype=like.dtype, pin_memory=torch.cuda.is_available())
+def _room_for(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Not filled, in pinned memory where there is a GPU."""
+    return torch.empty(shape, dtype=dtype, pin_memory=torch.cuda.is_available())
 
 
 class Texts(Sequence[tuple[TextStates, ...]]):
     """Text states of a batch: of each sample one per caption variant, views of the map, made when they are asked for."""
 
     def __init__(self, maps: Maps, column: Column, rows: Sequence[int], check: str):
-        self._column, self._held = column, members(maps, column, rows, check)
-        for i in self._held.fresh:
-            for states in self[i]:
-                must_be_finite(states._asdict(), column.name(self._held.rows[i]))
-        self._held.looked_at()
+        self._column = column
+        self._held = members(maps, column, rows, check, self._inspect)
+        self._plans = [self._plan(self._held, i) for i in range(len(self))]
+
+    def _inspect(self, held: Members, i: int) -> None:
+        for begin, end, dtype in self._plan(held, i).numbers:
+            if not finite(held.bytes(i, begin, end), dtype):
+                raise CacheError(f"{self._column.name(held.rows[i])}: its states hold NaN or infinity; {REPAIR}")
+
+    def _plan(self, held: Members, i: int) -> Plan:
+        return _planned(held.data(i), self._column.name(held.rows[i]))
 
     def __len__(self) -> int:
         return len(self._held.rows)
@@ -176,71 +176,97 @@ class Texts(Sequence[tuple[TextStates, ...]]):
     def __getitem__(self, at: int | slice) -> tuple[Any, ...]:
         if isinstance(at, slice):
             return tuple(self[i] for i in range(*at.indices(len(self))))
-        return text_states(self._held.data(at), self._column.name(self._held.rows[at]))
+        tensors, plan = unpack(self._held.data(at), self._column.name(self._held.rows[at]))[0], self._plans[at]
+        return tuple(TextStates(tensors["states"][a:b], tensors["pooled"][slot]) for a, b, slot in plan.cuts)
 
     def padded(self, variants: Sequence[int] | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Of one variant of each sample (the first): states (B, L, D) padded with zeros to the longest, mask (B, L),
         pooled (B, P), in the stored dtype. Copied once, from the map to their place."""
-        held, first = self._held, self[0][0]
-        plans = [_plan(header_of(self._held.data(i))) for i in range(len(self))]
+        held, plans = self._held, self._plans
+        like = self._alike()
         cuts = [plan.cuts[variants[i] if variants else 0] for i, plan in enumerate(plans)]
         lengths = [stop - start for start, stop, _ in cuts]
         longest = max(1, *lengths)
-        states = _room_for(first.states.new_empty(longest, first.states.shape[1]), len(self))
-        pooled = _room_for(first.pooled, len(self))
-        token, width = _raw(states).shape[1] // longest, _raw(pooled).shape[1]
+        states = _room_for((len(self), longest, like.width), like.dtype)
+        pooled = _room_for((len(self), like.pooled_width), like.pooled_dtype)
+        token, width = like.width * like.dtype.itemsize, like.pooled_width * like.pooled_dtype.itemsize
         zeros, parts, vectors = _zeros(longest * token), [], []
         for one, at, plan, (start, stop, slot) in zip(held.mapped, held.starts, plans, cuts):
             begin, vector = at + plan.states, at + plan.pooled + slot * width
             parts.append(one.bytes[begin + start * token : begin + stop * token])
             parts.append(zeros[: (longest - stop + start) * token])
             vectors.append(one.bytes[vector : vector + width])
-        np.concatenate(parts, out=_raw(states).reshape(-1))
-        np.concatenate(vectors, out=_raw(pooled).reshape(-1))
+        np.concatenate(parts, out=raw(states))
+        np.concatenate(vectors, out=raw(pooled))
         return states, torch.arange(longest) < torch.tensor(lengths)[:, None], pooled
+
+    def _alike(self) -> Like:
+        """What all samples are like. Raises CacheError naming one that is not."""
+        for row, plan in zip(self._held.rows, self._plans):
+            if plan.like != self._plans[0].like:
+                raise CacheError(f"{self._column.name(row)}: its states are not like the others'; {REPAIR}")
+        return self._plans[0].like
+
+
+class Like(NamedTuple):
+    """Of states (L, width) and pooled (slots, pooled_width)."""
+
+    dtype: torch.dtype
+    width: int
+    pooled_dtype: torch.dtype
+    pooled_width: int
 
 
 class Plan(NamedTuple):
-    """Where in a member its states and its pooled vectors start, and the cuts of its variants."""
+    """Where in a member its states and its pooled vectors start; the cuts of its variants: first and last row of their
+    states, and their slot; numbers: bytes [begin, end) and
+    dtype of each stretch of tensors."""
 
     states: int
     pooled: int
     cuts: tuple[tuple[int, int, int], ...]
+    like: Like
+    numbers: tuple[tuple[int, int, torch.dtype], ...]
+
+
+def _planned(data: memoryview, where: object) -> Plan:
+    """Raises CacheError for what is no member of text states."""
+    header = header_of(data)
+    try:
+        return _plan(header, len(data))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        unpack(data, where)  # knows better what is wrong, if it is the safetensors
+        raise CacheError(f"{where}: no text states ({error}); {REPAIR}") from None
 
 
 @lru_cache(maxsize=65536)
-def _plan(header: bytes) -> Plan:
-    """Of a header that unpack() has accepted."""
-    parsed = json.loads(header[8:])
-    notes = parsed["__metadata__"]
-    states, pooled = (len(header) + parsed[name]["data_offsets"][0] for name in ("states", "pooled"))
-    return Plan(states, pooled, _cuts(notes["lengths"], notes["variants"]))
+def _plan(header: bytes, size: int) -> Plan:
+    """Of a member of `size` bytes. Equal captions are stored once: the note `variants` says which slot each variant
+    has."""
+    layout, notes = layout_of(header, size)
+    found = {name: (dtype, shape, len(header) + at) for name, dtype, shape, _, at in layout}
+    (dtype, (count, width), states), (pooled_dtype, (slots, pooled_width), pooled) = found["states"], found["pooled"]
+    ends = np.cumsum([0, *map(int, notes["lengths"].split(","))]).tolist()
+    cuts = tuple((ends[slot], ends[slot + 1], slot) for slot in map(int, notes["variants"].split(",")))
+    if any(not 0 <= start <= stop <= count or not 0 <= slot < slots for start, stop, slot in cuts):
+        raise ValueError(f"its notes speak of {ends[-1]} states, there are {count}")
+    numbers = sorted(
+        ((len(header) + at, len(header) + at + n * of.itemsize, of) for _, of, _, n, at in layout),
+        key=lambda one: one[0],
+    )
+    return Plan(states, pooled, cuts, Like(dtype, width, pooled_dtype, pooled_width), _joined(numbers))
+
+
+def _joined(numbers: list[tuple[int, int, torch.dtype]]) -> tuple[tuple[int, int, torch.dtype], ...]:
+    """Neighbours of one dtype are looked at in one go."""
+    found: list[tuple[int, int, torch.dtype]] = []
+    for begin, end, dtype in numbers:
+        if found and found[-1][1:] == (begin, dtype):
+            begin = found.pop()[0]
+        found.append((begin, end, dtype))
+    return tuple(found)
 
 
 @lru_cache(maxsize=4)
 def _zeros(size: int) -> np.ndarray:
     return np.zeros(size, np.uint8)
-
-
-def text_states(data: memoryview, where: object) -> tuple[TextStates, ...]:
-    """Equal captions are stored once: the note `variants` says which slot each variant has. Raises CacheError."""
-    tensors, notes = unpack(data, where)
-    try:
-        states, pooled = tensors["states"], tensors["pooled"]
-        cuts = _cuts(notes["lengths"], notes["variants"])
-    except (KeyError, ValueError) as error:
-        raise CacheError(f"{where}: no text states ({error}); {REPAIR}") from None
-    if any(stop > len(states) or slot >= len(pooled) for _, stop, slot in cuts):
-        raise CacheError(f"{where}: its notes speak of {cuts[-1][1]} states, there are {len(states)}; {REPAIR}")
-    return tuple(TextStates(states[start:stop], pooled[slot]) for start, stop, slot in cuts)
-
-
-@lru_cache(maxsize=65536)
-def _cuts(lengths: str, variants: str) -> tuple[tuple[int, int, int], ...]:
-    """For each variant the first and the last row of its states, and its slot."""
-    ends = np.cumsum([0, *map(int, lengths.split(","))]).tolist()
-    return tuple((ends[slot], ends[slot + 1], slot) for slot in map(int, variants.split(",")))
-
-
-def _raw(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.view(len(tensor), -1).view(torch.uint8).numpy()

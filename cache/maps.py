@@ -116,20 +116,20 @@ def arrived(mapped: Mapped, column: Column, row: int, start: int, stop: int) -> 
         raise CacheError(f"{column.name(row)}: could not be fetched ({error}); is the store there?") from error
 
 
-def look(mapped: Mapped, column: Column, row: int, start: int, stop: int, sums: bool) -> None:
+def look(mapped: Mapped, column: Column, row: int, key: str, start: int, stop: int, sums: bool) -> None:
     """What is due when a sample is first read; see above. sums: checksums too. Raises CacheError naming the sample."""
-    path = column.tars[int(column.shards[row])].path
     if stop > len(mapped.map):
-        raise CacheError(f"{column.name(row)}: {path} ends before it ({len(mapped.map)} bytes); {REPAIR}")
-    key = column.keys[row].as_py()
-    there = (
-        mapped.map[start - BLOCK_BYTES : start - BLOCK_BYTES + NAME_BYTES].rstrip(b"\0")
-        if start >= BLOCK_BYTES
-        else b""
-    )
-    if there != f"{key}.safetensors".encode():
+        raise CacheError(f"{column.name(row)}: {_path(column, row)} ends before it ({len(mapped.map)} bytes); {REPAIR}")
+    named = max(0, start - BLOCK_BYTES)
+    if start < BLOCK_BYTES or mapped.map[named : named + NAME_BYTES].rstrip(b"\0") != f"{key}.safetensors".encode():
         raise CacheError(
-            f"{column.name(row)}: {path} holds another member there; the index is of another cache; {REPAIR}"
+            f"{column.name(row)}: {_path(column, row)} holds another member there; the index is of another cache; {REPAIR}"
         )
     if sums and xxhash.xxh3_64_intdigest(mapped.buffer[start:stop]) != int(column.sums[row]):
-        raise CacheError(f"{column.name(row)}: its bytes in {path} are not those that were written; {REPAIR}")
+        raise CacheError(
+            f"{column.name(row)}: its bytes in {_path(column, row)} are not those that were written; {REPAIR}"
+        )
+
+
+def _path(column: Column, row: int) -> str:
+    return column.tars[int(column.shards[row])].path

@@ -78,6 +78,15 @@ def places_of(header: bytes, names: Sequence[str]) -> tuple[tuple[int, int], ...
     return tuple((len(header) + begin, len(header) + end) for begin, end in offsets)
 
 
+def layout_of(header: bytes, size: int) -> tuple[tuple[tuple[Any, ...], ...], dict[str, str]]:
+    """(name, dtype, shape, elements, offset in the data) of each tensor, and notes, of a member of `size` bytes that
+    starts with this header. Raises ValueError and its like for anything malformed."""
+    if len(header) < 8 or len(header) != 8 + int.from_bytes(header[:8], "little"):
+        raise ValueError("its header is cut off")
+    layout, notes = _layout(header[8:], size - len(header))
+    return layout, dict(notes)
+
+
 @lru_cache(maxsize=4096)  # the samples of a bucket have one header
 def _layout(header: bytes, room: int) -> tuple[tuple[tuple[Any, ...], ...], tuple[tuple[str, str], ...]]:
     """(name, dtype, shape, elements, offset) of each tensor, checked to lie inside `room` bytes of data."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from threading import Lock
 from typing import Any, Literal, NamedTuple
 
@@ -169,9 +169,8 @@ class LatentCache:
         chosen = self.rows(bucket)
         clips, ticks = chosen.names(rows)
         texts = gather.Texts(self._maps, chosen.texts, rows, self.check)
-        held = gather.members(self._maps, chosen.latents, rows, self.check)
+        held = gather.members(self._maps, chosen.latents, rows, self.check, partial(gather.settle, chosen))
         latents = [_tensors(chosen, held, i) for i in range(len(held.rows))]
-        held.looked_at()
         return [_sample(*one) for one in zip(clips, ticks, latents, texts)]
 
     def gather(self, bucket: str, rows: Sequence[int]) -> batches.Batch:
@@ -206,11 +205,7 @@ class LatentCache:
 def _tensors(chosen: Rows, held: gather.Members, i: int) -> dict[str, torch.Tensor]:
     """A sample's tensors, views of the map. Raises CacheError."""
     where = chosen.latents.name(held.rows[i])
-    tensors = gather.checked(chosen, held.rows[i], unpack(held.data(i), where)[0])
-    if i in held.fresh:
-        gather.settle(chosen, held, i)
-        gather.must_be_finite(tensors, where)
-    return tensors
+    return gather.checked(chosen, held.rows[i], unpack(held.data(i), where)[0])
 
 
 def _sample(clip: str, tick: int, tensors: dict[str, torch.Tensor], texts: tuple[TextStates, ...]) -> Sample:

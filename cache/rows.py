@@ -50,9 +50,12 @@ class Column:
             self.tars[shard] = Tar(storage.join(folder, bucket, name), first, stop, end)
 
     @cached_property
-    def keys(self) -> pa.ChunkedArray:
+    def keys(self) -> pa.Array:
         """Of the latents: text states lie in the same order under the same names, or are not these."""
-        return _read(self._names, ["key"])["key"]
+        return _whole(_read(self._names, ["key"])["key"])
+
+    def keys_of(self, rows: np.ndarray) -> list[str]:
+        return self.keys.take(pa.array(rows)).to_pylist() if len(rows) else []
 
     def place(self, row: int) -> tuple[str, int, int, int]:
         """(path of the tar, offset, bytes, checksum)."""
@@ -119,8 +122,13 @@ class Rows:
 
     def names(self, rows: Sequence[int] | np.ndarray) -> tuple[tuple[str, ...], tuple[int, ...]]:
         """Clip ids and start ticks."""
-        chosen = self._who.take(pa.array(rows, pa.int64()))
-        return tuple(chosen["clip_id"].to_pylist()), tuple(chosen["start_tick"].to_pylist())
+        clips, ticks = self._called
+        at = np.asarray(rows, np.int64)
+        return tuple(clips.take(pa.array(at)).to_pylist()), tuple(ticks[at].tolist())
+
+    @cached_property
+    def _called(self) -> tuple[pa.Array, np.ndarray]:
+        return _whole(self._who["clip_id"]), self._who["start_tick"].to_numpy()
 
     def tar(self, column: Column, shard: int) -> Tar:
         if shard not in column.tars:
@@ -138,3 +146,8 @@ def _read(path: str, names: list[str]) -> pa.Table:
     except FileNotFoundError:
         schema = pa.schema([tables.TEXT_INDEX.field(name) for name in names])
         return schema.empty_table()
+
+
+def _whole(column: pa.ChunkedArray) -> pa.Array:
+    """In one piece: to take rows of many chunks costs a hundred times as much."""
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
