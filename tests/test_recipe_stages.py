@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import pipelines
 from cache.buckets import Bucket
+from model.dit import DiT
 from train import stages
 from train.forecast import assumed_pools
 from train.plan import Plan, share_out
 
 SHIPPED = Path(pipelines.__file__).parent / "pipelines.yaml"
 CURRICULUM = ("256px", "512px", "256px-video", "256px-video-long", "540px-video", "720px-video", "finetune")
-CASES = [(recipe, stage) for recipe in ("demo", "hunyuan") for stage in CURRICULUM]
+OF_IMAGES = {"demo": ("i2v-pretrain", "i2v-finetune"), "hunyuan": ("i2v-pretrain", "i2v-people")}
+CASES = [(recipe, stage) for recipe in ("demo", "hunyuan") for stage in (*CURRICULUM, *OF_IMAGES[recipe])]
 STEPS = 20
 
 
@@ -29,8 +33,26 @@ def plan_of(recipe: pipelines.Recipe, name: str) -> Plan:
 
 @pytest.mark.parametrize("recipe", ["demo", "hunyuan"])
 def test_the_curriculum_is_there_in_order(recipe) -> None:
-    found = [name for name in pipelines.load(SHIPPED, recipe).stages if name in CURRICULUM]
-    assert tuple(found) == CURRICULUM
+    assert tuple(pipelines.load(SHIPPED, recipe).stages) == CURRICULUM + OF_IMAGES[recipe]
+
+
+@pytest.mark.parametrize("recipe", ["demo", "hunyuan"])
+def test_image_to_video_stages_train_on_what_is_encoded_anyway_and_unfreeze_real_parameters(recipe) -> None:
+    chosen = pipelines.load(SHIPPED, recipe)
+    first, second = OF_IMAGES[recipe]
+    source = chosen.stages[str(chosen.stages[first].start)]
+    pairs = [{(feed.set, feed.view) for feed in one.feeds} for one in (source, chosen.stages[first])]
+    assert pairs[0] == pairs[1], "the data of the stage it starts from"
+    encoded = {feed.view for name in CURRICULUM for feed in chosen.stages[name].feeds}
+    assert {feed.view for feed in chosen.stages[second].feeds} <= encoded, "an empty set leaves no view empty"
+    assert chosen.cache.conditions == ("first_frame",), "only what the stages ask for"
+    with torch.device("meta"):
+        names = [name for name, _ in DiT(**stages.size_of(chosen)).named_parameters()]
+    for name in OF_IMAGES[recipe]:
+        stages.stage_of(chosen, name)
+    groups = chosen.stages[second].unfreeze
+    assert groups[0].at_step == 0 and groups[-1].at_step < chosen.stages[second].steps
+    assert all(fnmatch.filter(names, pattern) for group in groups for pattern in group.trainable)
 
 
 @pytest.mark.parametrize(("recipe", "name"), CASES)

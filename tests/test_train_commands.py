@@ -13,6 +13,7 @@ import train_workspace
 import yaml
 
 import commands
+from curate.tables import SCHEMAS, Tables, typed, write_part
 from media.write import grid
 from pipelines import resolved
 from train import checkpoint, generate, report, run, sample, stages
@@ -56,6 +57,25 @@ def test_the_curriculum_runs_in_order_and_each_stage_starts_from_the_one_before(
     recipe = stages_recipe(trained)
     started = stages.start_weights(recipe, "t")
     assert started is not None and all(torch.equal(started[k], v) for k, v in checkpoint.load(first)["model"].items())
+
+
+def test_a_last_stage_whose_set_is_empty_is_skipped_and_says_so(trained, capsys):
+    plain = yaml.safe_load((trained / "pipelines.yaml").read_text())
+    recipe = plain["recipes"]["test"]
+    recipe["sets"]["people"] = {"media": "video"}
+    recipe["stages"]["u"] = copy.deepcopy(recipe["stages"]["t"]) | {"feeds": [{"set": "people", "view": "clip"}]}
+    folder = trained / "with_people"
+    folder.mkdir()
+    (folder / "pipelines.yaml").write_text(yaml.safe_dump(plain))
+    chosen = stages_recipe(folder)
+    write_part(Tables(chosen).ledger_path("people"), typed([], SCHEMAS["ledger"]))
+    assert leave(run.app, folder) == 0
+    assert "u: skipped, its set 'people' keeps no clip" in capsys.readouterr().err
+    assert leave(run.app, folder, "--stage", "u") == 2, "asked for by name it is an error"
+    assert "people x clip: no clip to train on" in capsys.readouterr().err
+    recipe["stages"]["v"] = copy.deepcopy(recipe["stages"]["t"])
+    (folder / "pipelines.yaml").write_text(yaml.safe_dump(plain))
+    assert leave(run.app, folder) == 2, "what another stage starts from is not skipped"
 
 
 def stages_recipe(folder: Path):

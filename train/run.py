@@ -5,6 +5,7 @@ On several GPUs or processes: `torchrun --nproc-per-node 8 -m train.run --stage 
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -51,8 +52,14 @@ def main(
     try:
         with distributed.joined(device) as world:
             for name in todo:
-                if stage or not stages.complete(settings, name):
-                    loop.train_stage(settings, name, world, stop, loop.Options(workers, as_json, fresh, probe))
+                if not stage and stages.complete(settings, name):
+                    continue
+                if not stage and (empty := stages.empty_set(settings, name)):
+                    if world.first:
+                        told = f"{name}: skipped, its set '{empty}' keeps no clip and no stage starts from it"
+                        print(told, file=sys.stderr, flush=True)
+                    continue
+                loop.train_stage(settings, name, world, stop, loop.Options(workers, as_json, fresh, probe))
     except CacheError as error:
         raise pipelines.RecipeError(str(error)) from None
     return 0

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cache.buckets import Bucket
+from cache.read import open_cache
 from media import storage
 from model.dit import DiT
 from model.flops import training_flops
@@ -88,10 +89,7 @@ def start_weights(recipe: Recipe, name: str) -> dict[str, Tensor] | None:
 
     Raises RecipeError when they are not there.
     """
-    source = recipe.stages[name].start
-    names = list(recipe.stages)
-    if source is None and names.index(name) > 0:
-        source = names[names.index(name) - 1]
+    source = _source(recipe, name)
     if source in (None, "scratch"):
         return None
     if source in recipe.stages:
@@ -111,6 +109,16 @@ def fixed(recipe: Recipe, name: str) -> dict[str, Any]:
     return {"model": plain["model"]} | {key: plain["stages"][name][key] for key in FIXED}
 
 
+def empty_set(recipe: Recipe, name: str) -> str | None:
+    """A set without clips that feeds a stage at the end of the curriculum: one that goes on from another and that none
+    goes on from. Of a stage in the middle the trainer says itself what is missing."""
+    source = _source(recipe, name)
+    if source not in recipe.stages or any(_source(recipe, other) == name for other in recipe.stages):
+        return None
+    cache = open_cache(recipe)
+    return next((feed.set for feed in recipe.stages[name].feeds if not len(cache.ledger(feed.set))), None)
+
+
 def complete(recipe: Recipe, name: str) -> bool:
     """Whether the stage has been trained to its last step, or its last phase to its end."""
     found = checkpoint.latest(run_folder(recipe, name))
@@ -119,6 +127,13 @@ def complete(recipe: Recipe, name: str) -> bool:
 
 def over(stage: Stage, found: checkpoint.Checkpoint) -> bool:
     return found.step >= stage.steps or bool(found.state.get("phase", {}).get("finished"))
+
+
+def _source(recipe: Recipe, name: str) -> str | None:
+    """What a stage starts from: what it says, or the stage before."""
+    names = list(recipe.stages)
+    before = names.index(name) - 1
+    return recipe.stages[name].start or (names[before] if before >= 0 else None)
 
 
 def _of_stage(recipe: Recipe, name: str, source: str) -> dict[str, Tensor]:
