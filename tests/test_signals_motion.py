@@ -13,7 +13,7 @@ from curate.signals import motion
 from curate.signals.flow import FlowPair
 from curate.signals.kinds import Clip, Record
 from curate.signals.things import thing_flow, thing_mask
-from curate.signals.whole import affine_flow, whole_motion
+from curate.signals.whole import Ground, _looked_up, affine_flow, moved_back
 
 WIDTH, HEIGHT = 256, 144
 
@@ -61,14 +61,34 @@ def test_motion_of_a_shifted_picture(shift: tuple[float, float]) -> None:
 def test_growth_and_turn_of_the_whole_picture_are_found(values: list[tuple[float, float]]) -> None:
     before, truth = texture(HEIGHT, WIDTH), np.array(values, np.float32)
     after = warped(before, truth)
-    found = whole_motion(dense(before, after), before, after)
+    found, _ = Ground(before).motion(dense(before, after), after)
     assert np.allclose(found, truth, atol=0.35), found
+
+
+@pytest.mark.parametrize("values", [[(3, -2), (5, 1), (0, 4)], [(0.5, 7.25), (0, -6), (6, 0)]])
+def test_a_picture_moved_back_is_looked_up_along_the_flow(values: list[tuple[float, float]]) -> None:
+    """Against a look-up px by px (cv2.remap), at every third px of the halved picture as well."""
+    picture, flow = texture(HEIGHT, WIDTH), affine_flow(np.array(values), HEIGHT, WIDTH)
+    there = np.stack(np.meshgrid(np.arange(WIDTH), np.arange(HEIGHT)), axis=-1).astype(np.float32) + flow
+    expected = cv2.remap(picture, there, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
+    assert cv2.absdiff(moved_back(picture, np.array(values)), expected).max() <= 3
+    some = _looked_up(picture, np.array(values), 3, expected[1::3, 1::3].shape)
+    assert cv2.absdiff(some, np.ascontiguousarray(expected[1::3, 1::3])).max() <= 3
+
+
+def test_a_guess_far_off_is_not_believed() -> None:
+    before, truth = texture(HEIGHT, WIDTH), np.array([(4, -2), (3, 0), (0, 3)], np.float32)
+    after, ground = warped(before, truth), Ground(before)
+    values, misfit = ground.motion(dense(before, after), after)
+    near = ground.motion_near(values + 0.4, after, misfit)
+    assert near is not None and np.allclose(near, truth, atol=0.6)
+    assert ground.motion_near(-values, after, misfit) is None
 
 
 def test_a_picture_at_rest_is_told_to_rest_exactly() -> None:
     before = texture(HEIGHT, WIDTH)
     after = cv2.add(before, np.random.default_rng(0).integers(0, 3, before.shape, np.uint8))
-    assert not whole_motion(dense(before, after), before, after).any()
+    assert not Ground(before).motion(dense(before, after), after)[0].any()
 
 
 @pytest.mark.parametrize("speed", [(6, 0), (0, -4), (-4, 6)])

@@ -21,7 +21,7 @@ from curate.signals.borders import bars
 from curate.signals.flow import PAIR_S, FlowPair, FlowPairs
 from curate.signals.kinds import Clip, Record, Scores, Seen, Signal, mean
 from curate.signals.things import thing_flow, thing_mask
-from curate.signals.whole import affine_flow, moved_back, whole_motion
+from curate.signals.whole import Ground, affine_flow, length, moved_back
 
 REST_S = 0.1  # five pairs a second say as much of a clip as ten, at half the cost
 FAST_PX = 8.0  # mean flow from which on neighbouring frames are compared: a shake turns back within a tenth of a second
@@ -96,19 +96,28 @@ def measure(pair: FlowPair, after: np.ndarray, earlier: np.ndarray | None = None
 
 def motion_field(dense: np.ndarray, before: np.ndarray, after: np.ndarray, earlier: np.ndarray | None) -> np.ndarray:
     """Dense flow from before to after -> flow float32 (h, w, 2) in px: the ground's but where things move."""
-    ground = affine_flow(whole_motion(dense, before, after), *before.shape)
-    stabilised = moved_back(after, ground)
-    mask = thing_mask(before, stabilised if earlier is None else _stabilised(before, earlier), stabilised)
-    if mask.mean() < LEAST_THINGS:
-        return ground
-    own = thing_flow(before, stabilised, mask) + ground
-    return np.where(mask[..., None], np.where(np.isnan(own), dense, own), ground)
+    ground = Ground(before)
+    values, misfit = ground.motion(dense, after)
+    flow, stabilised = affine_flow(values, *before.shape), moved_back(after, values)
+    other = stabilised if earlier is None else _stabilised(ground, values, misfit, before, earlier)
+    mask = thing_mask(before, other, stabilised)
+    if cv2.countNonZero(mask.view(np.uint8)) < LEAST_THINGS * mask.size:
+        return flow
+    own = cv2.add(thing_flow(before, stabilised, mask), flow)
+    known = (own[..., 0] == own[..., 0]).view(np.uint8)  # elsewhere it is NaN
+    flow = cv2.copyTo(dense, mask.view(np.uint8), flow)
+    return cv2.copyTo(own, known, flow)
 
 
-def _stabilised(picture: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """The other picture, moved so that the ground lies as in the first one."""
-    dense = _rough_flow().calc(picture, other, None)  # type: ignore[call-overload]
-    return moved_back(other, affine_flow(whole_motion(dense, picture, other), *picture.shape))
+def _stabilised(
+    ground: Ground, values: np.ndarray, misfit: float, before: np.ndarray, earlier: np.ndarray
+) -> np.ndarray:
+    """The earlier picture, moved so that the ground lies as in the one before: where steady motion leads to, or dense flow."""
+    back = ground.motion_near(-values, earlier, misfit)
+    if back is None:
+        dense = _rough_flow().calc(before, earlier, None)  # type: ignore[call-overload]
+        back, _ = ground.motion(dense, earlier)
+    return moved_back(earlier, back)
 
 
 @lru_cache(maxsize=1)
@@ -119,7 +128,7 @@ def _rough_flow() -> cv2.DISOpticalFlow:
 def speed_of(flow: np.ndarray, elapsed_s: float, width: int) -> Pair:
     """Flow (h, w, 2) in px over elapsed_s of a picture that is `width` px wide -> Pair."""
     dx, dy = np.ascontiguousarray(flow[..., 0]), np.ascontiguousarray(flow[..., 1])
-    size = cv2.magnitude(dx, dy)
+    size = length(dx, dy)
     moving = (size >= DEAD_WIDTHS * width).astype(np.float32)
     rate = 1 / (width * elapsed_s)
     share = rate / size.size
@@ -156,4 +165,4 @@ def jitter(pairs: Sequence[Pair]) -> float | None:
     return float(changed / total) if total > 1e-9 else 0.0
 
 
-SIGNAL = Signal({name: pa.float64() for name in COLUMNS}, 5, "pass", Watch, summary)
+SIGNAL = Signal({name: pa.float64() for name in COLUMNS}, 6, "pass", Watch, summary)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from curate.signals.whole import places
+from curate.signals.whole import halved, length
 
 # All found on the generated footage of seed 0 by the area that is told to move, against the truth.
 LEAST_GREY, OF_CONTRAST, OF_NOISE, OF_SLOPE, OF_CHANGE = 0.25, 0.01, 1.5, 0.27, 0.037
@@ -39,7 +39,7 @@ def thing_mask(luma: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.nd
     """uint8 (h, w) three times, before and after moved so that the ground lies on that of luma -> bool (h, w)."""
     differences = cv2.absdiff(luma, before), cv2.absdiff(luma, after)
     least, most = cv2.min(*differences), cv2.max(*differences)
-    slope = cv2.magnitude(*(cv2.Sobel(luma, cv2.CV_32F, *way, scale=OF_SLOPE / 8) for way in ((1, 0), (0, 1))))
+    slope = length(*(cv2.Sobel(luma, cv2.CV_32F, *way, scale=OF_SLOPE / 8) for way in ((1, 0), (0, 1))))
     floor = LEAST_GREY + OF_CONTRAST * min(60.0, float(cv2.meanStdDev(luma)[1][0, 0])) + OF_NOISE * _median(least)
     doubt = cv2.scaleAdd(cv2.dilate(most, AROUND).astype(np.float32), OF_CHANGE, slope)
     sure, likely = (_voted(least, doubt, floor, part) for part in (1.0, WEAKER))
@@ -56,7 +56,7 @@ def _voted(least: np.ndarray, doubt: np.ndarray, floor: float, part: float) -> n
 
 def _median(values: np.ndarray) -> float:
     """Of uint8, at a grain of 1, less coarse below: the share that lies under the median's level counts too."""
-    counts = np.cumsum(np.bincount(values.ravel(), minlength=256))
+    counts = np.cumsum(cv2.calcHist([values], [0], None, [256], (0, 256)))
     level = int(np.searchsorted(counts, values.size / 2))
     under = counts[level - 1] if level else 0
     return max(0.0, level - 0.5 + (values.size / 2 - under) / max(1, counts[level] - under))
@@ -74,64 +74,67 @@ def thing_flow(luma: np.ndarray, after: np.ndarray, mask: np.ndarray) -> np.ndar
     """Flow (h, w, 2) in px, against the ground's, of the px of mask bool (h, w): for each the shift, in whole steps of 2 px, with
     which the things around it are found in the picture after. NaN outside the mask, and where the best shift is the farthest."""
     flow = np.full((*mask.shape, 2), np.nan, np.float32)
-    marked = mask.astype(np.uint8) * 255
-    luma_2, after_2, mask_2 = (_shrunk(one) for one in (luma, after, marked))
-    luma_4, after_4, mask_4 = (_shrunk(one) for one in (luma_2, after_2, mask_2))
+    marked = mask.view(np.uint8) * np.uint8(255)
+    luma_2, after_2, mask_2 = (halved(one) for one in (luma, after, marked))
+    luma_4, after_4, mask_4 = (halved(one) for one in (luma_2, after_2, mask_2))
     x, y, wide, tall = cv2.boundingRect(mask_4)
     if not wide:
         return flow
-    rough = _search(luma_4, after_4, mask_4, (x, y, wide, tall))
-    box = np.s_[2 * y : 2 * (y + tall), 2 * x : 2 * (x + wide)]
-    shifts = 2 * np.repeat(np.repeat(rough, 2, axis=0), 2, axis=1)
-    shifts = _refined(shifts, luma_2[box], after_2, mask_2[box], (2 * x, 2 * y))
-    found = np.full((*luma_2.shape, 2), np.nan, np.float32)
-    found[box] = np.where(np.abs(shifts).max(axis=2, keepdims=True) < 2 * REACH_PX, 2 * shifts, np.nan)
-    flow = cv2.resize(found, mask.shape[::-1], interpolation=cv2.INTER_NEAREST)
-    flow[~mask] = np.nan
-    return flow
-
-
-def _shrunk(picture: np.ndarray) -> np.ndarray:
-    return cv2.resize(picture, (picture.shape[1] // 2, picture.shape[0] // 2), interpolation=cv2.INTER_AREA)
-
-
-def _search(luma: np.ndarray, after: np.ndarray, mask: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
-    """float32 (h, w, 2): the best of SHIFTS for each px of a box (left, top, width, height)."""
-    x, y, wide, tall = box
     inner = np.s_[y : y + tall, x : x + wide]
+    rough = _search(luma_4[inner], after_4, mask_4[inner], (x, y))
+    box = np.s_[2 * y : 2 * (y + tall), 2 * x : 2 * (x + wide)]
+    shifts = 2 * cv2.resize(rough, (2 * wide, 2 * tall), interpolation=cv2.INTER_NEAREST)
+    shifts = _refined(shifts, luma_2[box], after_2, mask_2[box], (2 * x, 2 * y))
+    shifts[np.abs(shifts).max(axis=2) >= 2 * REACH_PX] = np.nan
+    found = np.full((*luma_2.shape, 2), np.nan, np.float32)
+    found[box] = 2 * shifts
+    return cv2.copyTo(cv2.resize(found, mask.shape[::-1], interpolation=cv2.INTER_NEAREST), marked, flow)
+
+
+def _search(luma: np.ndarray, after: np.ndarray, mask: np.ndarray, corner: tuple[int, int]) -> np.ndarray:
+    """float32 (h, w, 2): the best of SHIFTS for each px of luma (h, w), whose corner lies at `corner` in the picture after."""
+    (x, y), (tall, wide) = corner, luma.shape
     after = cv2.copyMakeBorder(after, REACH_PX, REACH_PX, REACH_PX, REACH_PX, cv2.BORDER_REPLICATE)
-    costs = [
-        _cost(luma[inner], after[y + b : y + b + tall, x + a : x + a + wide], mask[inner], PATCH_PX) for a, b in SHIFTS
-    ]
-    return _smoothed(_best(costs, SHIFTS)) - REACH_PX
+    views = [after[y + b : y + b + tall, x + a : x + a + wide] for a, b in SHIFTS]
+    return _smoothed(_best(luma, views, mask, PATCH_PX, SHIFTS)) - REACH_PX
 
 
 def _refined(
     shifts: np.ndarray, luma: np.ndarray, after: np.ndarray, mask: np.ndarray, corner: tuple[int, int]
 ) -> np.ndarray:
     """The best shift of each px of luma, whose corner lies at `corner` in the picture after, within 1 px of the one given."""
-    there = shifts + places(*luma.shape) + np.array(corner, np.float32)
-    costs = []
-    for step in NEXT:
-        nearby = there + np.array(step, np.float32)
-        moved = cv2.remap(after, nearby, None, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
-        costs.append(_cost(luma, moved, mask, 2 * PATCH_PX + 1))
-    return _smoothed(shifts + _best(costs, NEXT))
+    edge = 2 * REACH_PX + 1
+    padded = cv2.copyMakeBorder(after, edge, edge, edge, edge, cv2.BORDER_REPLICATE)
+    rows = np.arange(luma.shape[0])[:, None] + (corner[1] + edge)
+    columns = np.arange(luma.shape[1]) + (corner[0] + edge)
+    x, y = cv2.split(shifts.astype(np.int32))
+    there = (y + rows) * padded.shape[1] + x + columns
+    views = [padded.ravel()[there + (b * padded.shape[1] + a)] for a, b in NEXT]
+    return _smoothed(shifts + _best(luma, views, mask, 2 * PATCH_PX + 1, NEXT))
 
 
-def _cost(luma: np.ndarray, there: np.ndarray, mask: np.ndarray, side: int) -> np.ndarray:
-    off = cv2.bitwise_and(cv2.min(cv2.absdiff(luma, there), MOST_GREY), mask)  # type: ignore[call-overload]
-    return cv2.boxFilter(off, cv2.CV_32F, (side, side), normalize=False, borderType=cv2.BORDER_CONSTANT)
+def _best(
+    luma: np.ndarray, views: list[np.ndarray], mask: np.ndarray, side: int, shifts: list[tuple[int, int]]
+) -> np.ndarray:
+    """float32 (h, w, 2): the shift of the view that is most like luma around each px, among the px of mask; the first of equals.
 
-
-def _best(costs: list[np.ndarray], shifts: list[tuple[int, int]]) -> np.ndarray:
-    """float32 (h, w, 2): the shift of the least cost; the first of equals, so the least one."""
-    best, place = costs[0], np.zeros(costs[0].shape, np.uint8)
-    for k, cost in enumerate(costs[1:], 1):
-        np.putmask(place, cost < best, k)
-        best = cv2.min(best, cost)
-    return np.array(shifts, np.float32)[place]
+    All views lie in one tall picture, with px between them that are in no mask: one call instead of one per shift."""
+    tall, wide = luma.shape
+    stack = np.zeros((len(views), tall + side // 2, wide), np.uint8)
+    for place, view in zip(stack, views, strict=True):
+        cv2.absdiff(luma, view, dst=place[:tall])
+    inside = stack[:, :tall]
+    np.minimum(inside, MOST_GREY, out=inside)
+    np.bitwise_and(inside, mask, out=inside)
+    costs = cv2.boxFilter(
+        stack.reshape(-1, wide), cv2.CV_32F, (side, side), normalize=False, borderType=cv2.BORDER_CONSTANT
+    )
+    costs = costs.reshape(len(views), -1)
+    costs *= 128  # and the place added: exact, below 2 ** 24
+    costs += np.arange(len(views), dtype=np.float32)[:, None]
+    best = costs.min(axis=0).astype(np.int32) & 127
+    return np.array(shifts, np.float32)[best.reshape(-1, wide)[:tall]]
 
 
 def _smoothed(shifts: np.ndarray) -> np.ndarray:
-    return np.dstack([cv2.medianBlur(np.ascontiguousarray(shifts[..., way]), 5) for way in (0, 1)])
+    return cv2.merge([cv2.medianBlur(way, 5) for way in cv2.split(shifts)])

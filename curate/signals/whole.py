@@ -6,7 +6,7 @@ the fit to the pictures themselves begins (Lucas and Kanade 1981, over the whole
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import cv2
 import numpy as np
@@ -19,76 +19,121 @@ LOOKS = 2  # rounds of that
 LEAST_GREY = 1.5  # grey levels of difference at which a point counts half, at least
 FARTHEST_PX = 1.5  # by which a round may shift the middle of the picture; more is a failure
 BETTER = 1.03  # standing still is taken unless it fits worse by this factor
+AS_GOOD = 1.15  # a fit that began at a guess is believed unless it fits worse than that of the guess's own pictures by this factor
 
 
-def whole_motion(flow: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Dense flow (h, w, 2) in px and the pictures uint8 (h, w) -> float32 (3, 2) in px: shift, growth along x, along y.
+class Ground:
+    """A picture uint8 (h, w), halved, and what fits to it need of it, made once for all pictures it is compared with."""
 
-    The flow at a px is shift + x growth_x + y growth_y with x and y in widths from the middle (`affine_flow`).
-    """
-    size = (flow.shape[1] // 2, flow.shape[0] // 2)
-    halved = [cv2.resize(one, size, interpolation=cv2.INTER_AREA) for one in (flow, before, after)]
-    dense, then, now = halved[0] / 2, halved[1], halved[2]
-    found = _by_pictures(_by_flow(dense, then), then, now)
-    still = np.zeros_like(found)
-    if _misfit(still, then, now) <= BETTER * _misfit(found, then, now):
-        return still
-    return found * 2
+    def __init__(self, luma: np.ndarray):
+        self.halved = halved(luma)
+        self._some = np.ascontiguousarray(_every(self.halved, LOOK_PX))
+
+    def motion(self, flow: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, float]:
+        """Dense flow (h, w, 2) in px and the picture it leads to -> float32 (3, 2) in px, and how many grey levels it misses by.
+
+        The flow at a px is shift + x growth_x + y growth_y with x and y in widths from the middle (`affine_flow`).
+        """
+        now = halved(after)
+        return self._or_still(self._by_pictures(self._by_flow(halved(flow) / 2), now), now)
+
+    def motion_near(self, guess: np.ndarray, other: np.ndarray, least: float) -> np.ndarray | None:
+        """The same from a guess; None where it misses by more than a fit that misses by `least` lets expect."""
+        now = halved(other)
+        values, misfit = self._or_still(self._by_pictures(guess / 2, now), now)
+        return values if misfit <= AS_GOOD * least else None
+
+    def _or_still(self, found: np.ndarray, now: np.ndarray) -> tuple[np.ndarray, float]:
+        still = np.zeros_like(found)
+        at_rest, moved = self._misfit(still, now), self._misfit(found, now)
+        return (still, at_rest) if at_rest <= BETTER * moved else (found * 2, moved)
+
+    def _by_flow(self, flow: np.ndarray) -> np.ndarray:
+        """By reweighted squares, textured points first."""
+        design, there = _design(*self.halved.shape, GRID_PX), _every(flow, GRID_PX).reshape(-1, 2)
+        fitted = np.array([[_median(there[:, 0]), _median(there[:, 1])], (0, 0), (0, 0)], np.float32)
+        for _ in range(FITS):
+            off = there - design @ fitted
+            np.square(off, out=off)
+            weight = (self._texture / (1 + (off[:, 0] + off[:, 1]) / ROBUST_PX**2))[:, None] * design
+            fitted = _solved(weight.T @ design, weight.T @ there, 1e-3)
+        return fitted
+
+    def _by_pictures(self, values: np.ndarray, after: np.ndarray) -> np.ndarray:
+        """Moves an affine flow to where the second picture, moved back along it, is most like the first one."""
+        columns = self._columns
+        for _ in range(LOOKS):
+            off = cv2.subtract(self._moved(values, after), self._some, dtype=cv2.CV_32F).reshape(-1)
+            scale = max(LEAST_GREY, _median(np.abs(off)))
+            weighted = columns * (1 / (1 + np.square(off / scale)))[:, None]
+            step = _solved(weighted.T @ columns, -(off @ weighted)[:, None], 1e-3 * len(columns)).reshape(2, 3).T
+            if np.abs(step[0]).max() > FARTHEST_PX:
+                break
+            values = values + step
+        return values
+
+    def _misfit(self, values: np.ndarray, after: np.ndarray) -> float:
+        return cv2.mean(cv2.min(cv2.absdiff(self._moved(values, after), self._some), 20))[0]  # type: ignore[call-overload]
+
+    def _moved(self, values: np.ndarray, after: np.ndarray) -> np.ndarray:
+        """uint8 (h, w): the second picture, moved back, at every LOOK_PX-th px."""
+        return _looked_up(after, values, LOOK_PX, self._some.shape)
+
+    @cached_property
+    def _texture(self) -> np.ndarray:
+        slopes = (cv2.convertScaleAbs(cv2.Sobel(self.halved, cv2.CV_16S, *way)) for way in ((1, 0), (0, 1)))
+        texture = cv2.blur(cv2.add(*slopes, dtype=cv2.CV_32F), (5, 5))
+        return np.minimum(_every(texture, GRID_PX).reshape(-1), 30.0) + np.float32(0.1)
+
+    @cached_property
+    def _columns(self) -> np.ndarray:
+        """float32 (n, 6): by how much grey every LOOK_PX-th px changes with each of the six numbers."""
+        design = _design(*self.halved.shape, LOOK_PX)
+        slopes = (cv2.Sobel(self.halved, cv2.CV_32F, *way, scale=1 / 8) for way in ((1, 0), (0, 1)))
+        return np.concatenate([_every(slope, LOOK_PX).reshape(-1, 1) * design for slope in slopes], axis=1)
 
 
 def affine_flow(values: np.ndarray, height: int, width: int) -> np.ndarray:
     """(3, 2) -> float32 (height, width, 2)."""
     x, y = _centred(height, width)
-    return (values[0] + values[1] * x[None, :, None] + values[2] * y[:, None, None]).astype(np.float32)
+    across = values.astype(np.float32)
+    return cv2.merge([np.add.outer(across[2, k] * y, across[0, k] + across[1, k] * x) for k in (0, 1)])
 
 
-def _by_flow(flow: np.ndarray, luma: np.ndarray) -> np.ndarray:
-    """By reweighted squares, textured points first."""
-    design, there = _design(*luma.shape, GRID_PX), _every(flow, GRID_PX).reshape(-1, 2)
-    across, along = cv2.Sobel(luma, cv2.CV_16S, 1, 0), cv2.Sobel(luma, cv2.CV_16S, 0, 1)
-    texture = cv2.blur(cv2.add(np.abs(across), np.abs(along)).astype(np.float32), (5, 5))
-    base = np.minimum(_every(texture, GRID_PX).reshape(-1), 30.0) + 0.1
-    fitted = np.array([np.median(there, axis=0), (0, 0), (0, 0)], np.float32)
-    for _ in range(FITS):
-        off = there - design @ fitted
-        weight = (base / (1 + (off[:, 0] ** 2 + off[:, 1] ** 2) / ROBUST_PX**2))[:, None] * design
-        fitted = np.linalg.solve(weight.T @ design + 1e-3 * np.eye(3), weight.T @ there).astype(np.float32)
-    return fitted
+def moved_back(picture: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The picture (h, w) looked up where an affine flow (3, 2) leads."""
+    return _looked_up(picture, values, 1, picture.shape)
 
 
-def _by_pictures(values: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Moves an affine flow to where the second picture, moved back along it, is most like the first one."""
-    slopes = [
-        _every(cv2.Sobel(before, cv2.CV_32F, *way, scale=1 / 8), LOOK_PX).reshape(-1, 1) for way in ((1, 0), (0, 1))
-    ]
-    columns = np.concatenate([slope * _design(*before.shape, LOOK_PX) for slope in slopes], axis=1)
-    ridge = 1e-3 * np.eye(6, dtype=np.float32) * len(columns)
-    for _ in range(LOOKS):
-        off = _difference(values, before, after)
-        scale = max(LEAST_GREY, float(np.median(np.abs(off))))
-        weighted = columns * (1 / (1 + (off / scale) ** 2))[:, None]
-        step = np.linalg.solve(weighted.T @ columns + ridge, -weighted.T @ off).reshape(2, 3).T
-        if np.abs(step[0]).max() > FARTHEST_PX:
-            break
-        values = (values + step).astype(np.float32)
-    return values
+def _looked_up(picture: np.ndarray, values: np.ndarray, step: int, shape: tuple[int, ...]) -> np.ndarray:
+    """The same at every step-th px alone, shape (h, w) in all."""
+    height, width = picture.shape
+    growth = values[1:].T / width  # px of flow per px
+    middle = np.array([width / 2 - 0.5, height / 2 - 0.5])
+    first = np.full(2, step // 2)
+    there = np.hstack([step * (np.eye(2) + growth), (first + values[0] + growth @ (first - middle))[:, None]])
+    return cv2.warpAffine(
+        picture, there, shape[::-1], flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE
+    )
 
 
-def _misfit(values: np.ndarray, before: np.ndarray, after: np.ndarray) -> float:
-    return float(np.minimum(np.abs(_difference(values, before, after)), 20.0).mean())
+def halved(picture: np.ndarray) -> np.ndarray:
+    return cv2.resize(picture, (picture.shape[1] // 2, picture.shape[0] // 2), interpolation=cv2.INTER_AREA)
 
 
-def _difference(values: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """float32 (n,): the second picture, moved back, less the first one, at every LOOK_PX-th px."""
-    there = _every(places(*before.shape), LOOK_PX)
-    there = there + (_design(*before.shape, LOOK_PX) @ values).reshape(there.shape)
-    moved = cv2.remap(after, there, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
-    return (moved.astype(np.float32) - _every(before, LOOK_PX)).reshape(-1)
+def length(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Of vectors. cv2.magnitude rounds otherwise where an array happens to begin at another address, and rows would differ."""
+    squares = np.square(x)
+    squares += np.square(y)
+    return np.sqrt(squares, out=squares)
 
 
-def moved_back(picture: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    """The picture (h, w) looked up where a flow (h, w, 2) leads."""
-    return cv2.remap(picture, places(*picture.shape) + flow, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
+def _solved(square: np.ndarray, right: np.ndarray, ridge: float) -> np.ndarray:
+    return cv2.solve(square + ridge * np.eye(len(square), dtype=np.float32), right)[1]
+
+
+def _median(values: np.ndarray) -> float:
+    return float(np.partition(values, values.size // 2)[values.size // 2])
 
 
 def _every(values: np.ndarray, step: int) -> np.ndarray:
@@ -108,9 +153,3 @@ def _design(height: int, width: int, step: int) -> np.ndarray:
     x, y = (one[step // 2 :: step] for one in _centred(height, width))
     xs, ys = np.meshgrid(x, y)
     return np.stack([np.ones_like(xs), xs, ys], axis=-1).reshape(-1, 3)
-
-
-@lru_cache(maxsize=16)
-def places(height: int, width: int) -> np.ndarray:
-    """float32 (h, w, 2): x, y of every px."""
-    return np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1).astype(np.float32)
