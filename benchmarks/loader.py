@@ -52,7 +52,7 @@ WRITERS = {
 FOLDERS = {"webdataset": "tarfile"}  # reads the tars of another one
 OVER_S3 = ("dailies", "litdata", "mosaicml-streaming")
 OVER_HTTP = ("dailies", "webdataset", "tarfile", "safetensors files")
-ROUNDS, LATENCY_S, MILLION, WAITED_STEPS, FILES_OVER_HTTP = 3, 0.05, 1_000_000, 60, 200
+ROUNDS, LATENCY_S, MILLION, ROWS_A_SHARD, WAITED_STEPS, FILES_OVER_HTTP = 3, 0.05, 1_000_000, 1000, 60, 200
 SHOWN = ("shuffled", "us", "1 worker", "2 workers", "sequential", "random", "dropped", "http", "s3")
 
 
@@ -245,17 +245,28 @@ def _two(folder: Path, kind: data.Kind) -> str:
 
 
 def _first_of_a_million(folder: Path) -> dict[str, float]:
-    """Seconds from opening a cache to the first batch of given rows, and of an epoch, with tables of a million rows that
-    point at a few samples."""
+    """Seconds from opening a cache to the first batch of given rows, and of an epoch, with tables of a million rows in
+    a thousand shards, which are links to one of a few samples."""
     kind = data.KINDS[0]._replace(count=64)
     place, count = folder / "million", np.arange(MILLION)
     data.write_ours(place, kind)
-    bucket, ids = kind.bucket.name, pa.array([f"{i * 0x9E3779B97F4A7C15 % 2**64:016x}" for i in range(MILLION)])
+    bucket, ids = kind.bucket.name, pa.array([f"{i * 0x9E3779B97F4A7C15 % 2**64:016x}" for i in range(MILLION)]).sort()
+    shards = count // ROWS_A_SHARD
     for path, schema in ((tables.index_path(str(place), bucket), tables.INDEX),
                          (tables.text_index_path(str(place), bucket, data.TEXT), tables.TEXT_INDEX)):  # fmt: skip
-        table = tables.read_table(path, schema).take(pa.array(count % kind.count))
-        tables.write_table(path, table.set_column(table.column_names.index("clip_id"), "clip_id", ids.sort()))
-    view = {"clip_id": ids.sort(), "start_tick": pa.array(np.zeros(MILLION, np.int64)),
+        table = tables.read_table(path, schema)
+        texts = schema is tables.TEXT_INDEX
+        name_of = (lambda at: f"text-{at:05d}.tar") if texts else tables.shard_name
+        first = place / bucket / (table["tar"][0].as_py() if texts else name_of(0))
+        for at in range(texts ^ 1, MILLION // ROWS_A_SHARD):
+            os.link(first, place / bucket / name_of(at))
+        table = table.take(pa.array(count % kind.count)).set_column(0, "clip_id", ids)
+        table = table.set_column(schema.get_field_index("shard"), "shard", pa.array(shards, pa.int32()))
+        if texts:
+            names = pa.array([name_of(at) for at in range(MILLION // ROWS_A_SHARD)]).take(pa.array(shards))
+            table = table.set_column(schema.get_field_index("tar"), "tar", names)
+        tables.write_table(path, table)
+    view = {"clip_id": ids, "start_tick": pa.array(np.zeros(MILLION, np.int64)),
             "bucket": pa.array([bucket]).take(pa.array(np.zeros(MILLION, np.int64)))}  # fmt: skip
     tables.write_table(
         tables.view_path(str(place), "all"), pa.table({**view, "reason": pa.nulls(MILLION, pa.string())})

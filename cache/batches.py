@@ -18,10 +18,11 @@ import pyarrow.compute as pc
 import torch
 
 from cache.buckets import Bucket
+from cache.columns import coded
 from cache.fingerprint import CacheError
 from cache.forgotten import forgotten_clips
 from cache.gather import Texts
-from cache.lookup import find, identities
+from cache.lookup import Identities, Ints, find, identities
 from cache.order import Pool, Step, Steps
 
 if TYPE_CHECKING:
@@ -53,15 +54,15 @@ def pools(
     batch: samples read together; tokens: instead, a budget that each bucket fills. Raises CacheError for samples that
     are not in the index.
     """
-    rows = cache.view(view)
-    rows = rows.filter(pc.is_valid(rows["bucket"])).select(["clip_id", "start_tick", "bucket"])
-    rows = _of_set(cache, rows, set_name, split) if set_name else _remembered(cache, rows)
-    found = []
-    for bucket in sorted(pc.unique(rows["bucket"]).to_pylist()):
+    rows = cache.placed(view)
+    rows, weights = _of_set(cache, rows, set_name, split) if set_name else _remembered(cache, rows)
+    wanted, (codes, names), found = identities(rows), coded(rows["bucket"]), []
+    for code, bucket in sorted(enumerate(names), key=lambda one: one[1]):
         size = batch if tokens is None else max(1, tokens // Bucket.parse(bucket).tokens())
-        at, weights = _located(cache, bucket, rows.filter(pc.equal(rows["bucket"], bucket)))
-        shards = cache.rows(bucket).latents.shards[at].astype(np.int64)
-        found.append(Pool(bucket, size, at, shards, weights))
+        mine = codes == code
+        if mine.any():
+            at, of_each = _located(cache, bucket, wanted.chosen(mine), weights[mine])
+            found.append(Pool(bucket, size, at, cache.rows(bucket).latents.shards[at].astype(np.int64), of_each))
     if not found:
         raise CacheError(f"view {view} has no samples of {set_name or 'any set'} ({split})")
     return found
@@ -118,29 +119,35 @@ class _Soon:
                 self._recent.popitem(last=False)
 
 
-def _remembered(cache: LatentCache, rows: pa.Table) -> pa.Table:
+Weighted = tuple[pa.Table, np.ndarray]
+
+
+def _remembered(cache: LatentCache, rows: pa.Table) -> Weighted:
     """Every row but those of forgotten clips, weight 1. A plain web server lists no tombstones: nothing is left out there."""
     gone = set() if cache.folder.startswith("http") else forgotten_clips(cache.folder.rpartition("/")[0])
-    rows = rows.filter(pc.invert(pc.is_in(rows["clip_id"], pa.array(sorted(gone), pa.string()))))
-    return rows.append_column("weight", pa.array(np.ones(len(rows))))
+    if gone:
+        rows = rows.filter(pc.invert(pc.is_in(rows["clip_id"], pa.array(sorted(gone), pa.string()))))
+    return rows, np.ones(len(rows))
 
 
-def _of_set(cache: LatentCache, rows: pa.Table, set_name: str, split: str) -> pa.Table:
+def _of_set(cache: LatentCache, rows: pa.Table, set_name: str, split: str) -> Weighted:
     """The rows whose clips the set keeps for this split, with their weights; a clip of several samples shares its."""
     ledger = cache.ledger(set_name)
     ledger = ledger.filter(pc.equal(ledger["split"], split))
     at = pc.index_in(rows["clip_id"], value_set=ledger["clip_id"].combine_chunks())
     rows, at = rows.filter(pc.is_valid(at)), at.filter(pc.is_valid(at)).to_numpy()
     _, which, counts = np.unique(at, return_inverse=True, return_counts=True)
-    return rows.append_column("weight", pa.array(ledger["weight"].to_numpy()[at] / counts[which]))
+    return rows, ledger["weight"].to_numpy()[at] / counts[which]
 
 
-def _located(cache: LatentCache, bucket: str, wanted: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+def _located(cache: LatentCache, bucket: str, wanted: Identities, weights: np.ndarray) -> tuple[Ints, np.ndarray]:
     """The wanted samples' rows in the index, ascending, and their weights."""
-    at = find(cache.rows(bucket).identities, identities(wanted))
+    at = find(cache.rows(bucket).identities, wanted)
     if missing := int((at < 0).sum()):
         raise CacheError(
             f"{bucket}: {missing} of {len(at)} samples are not encoded, run `python -m cache.encode_latents`"
         )
+    if (at[1:] >= at[:-1]).all():
+        return at, weights
     order = np.argsort(at, kind="stable")
-    return at[order], wanted["weight"].to_numpy()[order]
+    return at[order], weights[order]

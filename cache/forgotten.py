@@ -14,8 +14,10 @@ def forgotten_clips(workspace: str) -> set[str]:
     """Ids of the clips with a tombstone, those of forgotten videos included, whatever settings cut them."""
     stones = forgotten(workspace)
     clips = set(stones["clips"])
+    if not stones["videos"]:
+        return clips
     gone = pa.array(sorted(stones["videos"]), pa.string())
-    for name in storage.folders(workspace) if len(gone) else []:
+    for name in storage.folders(workspace):
         if name.startswith("clips-"):
             for entry in storage.find(storage.join(workspace, name), ".parquet"):
                 rows = tables.read_table(entry.path, pa.schema({"clip_id": pa.string(), "video_id": pa.string()}))

@@ -63,8 +63,8 @@ def _members(maps: Maps, column: Column, rows: Sequence[int], check: str, inspec
     held = Members(at.tolist(), [tars[shard] for shard in shards], starts, stops)
     fresh = (not one.looked[row - one.first] or check == "always" for row, one in zip(held.rows, held.mapped))
     due = [i for i, wanted in enumerate(fresh) if wanted]
-    for i, key in zip(due, column.keys_of(at[due])):
-        _look(maps, held, column, i, key, check, inspect)
+    for i in due:
+        _look(maps, held, column, i, check, inspect)
     return held
 
 
@@ -76,13 +76,13 @@ def _ask(tars: Mapping[int, Mapped], places: Iterable[tuple[int, int, int]]) -> 
                 fetch.want(start, stop)
 
 
-def _look(maps: Maps, held: Members, column: Column, i: int, key: str, check: str, inspect: Inspect) -> None:
+def _look(maps: Maps, held: Members, column: Column, i: int, check: str, inspect: Inspect) -> None:
     """All that is due for a sample at once, while its bytes are in the processor's cache."""
     mapped, row, start, stop = held.mapped[i], held.rows[i], held.starts[i], held.stops[i]
     if mapped.fetch is not None and not mapped.fetch.here:
         arrived(mapped, column, row, start, stop)
     try:
-        look(mapped, column, row, key, start, stop, sums=check != "never")
+        look(mapped, column, row, start, stop, sums=check != "never")
         inspect(held, i)
     except CacheError:
         if mapped.fetch is not None:

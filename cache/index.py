@@ -121,7 +121,7 @@ def _columns(path: str, source: Any, names: Sequence[str]) -> pa.Table:
             f"{path}: has no column {', '.join(missing)}, it was written by another version; "
             "run `python -m cache.encode_latents`: it reads the tars again and encodes nothing that is there"
         )
-    codes = [name for name in names if name == "tar"]
+    codes = [name for name in names if name in ("tar", "bucket")]
     with pq.ParquetFile(source, memory_map=True, read_dictionary=codes) as file:
         small = file.metadata.num_rows < 100_000  # where waking threads costs more than they do
         return file.read(columns=list(names), use_threads=not small).select(list(names))

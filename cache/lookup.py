@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-ID_CHARS = 16  # a clip id is 16 hex digits
-_NIBBLES = np.zeros(256, np.uint8)
-_NIBBLES[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16)
+from cache.columns import to_numpy
 
+ID_CHARS = 16  # a clip id is 16 hex digits
+BLOCK = 1 << 14
 Ints = NDArray[np.int64]
 
 
@@ -21,24 +21,43 @@ class Identities(NamedTuple):
     clips: NDArray[np.uint64]
     ticks: Ints
 
+    def chosen(self, mask: NDArray[np.bool_]) -> Identities:
+        return self if mask.all() else Identities(self.clips[mask], self.ticks[mask])
+
 
 def identities(table: pa.Table) -> Identities:
     """Of the columns clip_id and start_tick."""
-    return Identities(numbers(table["clip_id"]), table["start_tick"].to_numpy().astype(np.int64, copy=False))
+    return Identities(numbers(table["clip_id"]), to_numpy(table["start_tick"]).astype(np.int64, copy=False))
 
 
 def numbers(ids: pa.ChunkedArray | pa.Array) -> NDArray[np.uint64]:
     """Ids of 16 hex digits (N,) -> uint64 (N,). Raises ValueError for other ids."""
     chunks = ids.chunks if isinstance(ids, pa.ChunkedArray) else [ids]
-    parts = [_numbers(chunk.cast(pa.binary()).cast(pa.binary(ID_CHARS))) for chunk in chunks if len(chunk)]
+    parts = [_numbers(_characters(chunk)) for chunk in chunks if len(chunk)]
     return np.concatenate(parts) if parts else np.zeros(0, np.uint64)
 
 
-def _numbers(ids: pa.Array) -> NDArray[np.uint64]:
-    raw = np.frombuffer(ids.buffers()[1], np.uint8)[ids.offset * ID_CHARS : (ids.offset + len(ids)) * ID_CHARS]
-    digits = _NIBBLES[raw.reshape(-1, ID_CHARS)]
-    pairs = np.ascontiguousarray((digits[:, ::2] << 4) | digits[:, 1::2])
-    return pairs.view(">u8").ravel().astype(np.uint64)
+def _characters(ids: pa.Array) -> NDArray[np.uint64]:
+    """All ids' characters, eight in a word (2 N,) big-endian, not copied. Raises ValueError."""
+    ids = ids.cast(pa.string()) if ids.type != pa.string() else ids
+    _, places, characters = ids.buffers()
+    offsets = np.frombuffer(places, np.int32)[ids.offset : ids.offset + len(ids) + 1]
+    if ids.null_count or (offsets[1:] - offsets[:-1] != ID_CHARS).any():
+        raise ValueError(f"clip ids have {ID_CHARS} hex digits, here is another one")
+    return np.frombuffer(characters, ">u8", 2 * len(ids), int(offsets[0]))
+
+
+def _numbers(raw: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Eight digits at a time: characters -> their values in 8 bytes -> pairs in 4 -> fours in 2 -> one number."""
+    found = np.empty(len(raw), np.uint64)
+    for at in range(0, len(raw), BLOCK):  # of words, as many as the processor's cache holds
+        some = raw[at : at + BLOCK].astype(np.uint64)
+        letters = (some >> 6) & 0x0101010101010101
+        some = (some & 0x0F0F0F0F0F0F0F0F) + letters * 9
+        for shift, kept in ((4, 0x00FF00FF00FF00FF), (8, 0x0000FFFF0000FFFF), (16, 0xFFFFFFFF)):
+            some = (some | some >> shift) & kept
+        found[at : at + BLOCK] = some
+    return np.bitwise_or(found[::2] << np.uint64(32), found[1::2])
 
 
 def find(held: Identities, wanted: Identities) -> Ints:
@@ -46,6 +65,8 @@ def find(held: Identities, wanted: Identities) -> Ints:
     a sample that was encoded again (another crop, say) lies in a later shard."""
     if not len(held.clips):
         return np.full(len(wanted.clips), -1)
+    if _ascending(held) and np.array_equal(held.clips, wanted.clips) and np.array_equal(held.ticks, wanted.ticks):
+        return np.arange(len(held.clips))  # every sample is wanted, and there is one of each
     order = np.lexsort((held.ticks, held.clips))  # stable: of equal ones the last stays last
     clips, ticks = held.clips[order], held.ticks[order]
     at = np.searchsorted(clips, wanted.clips, side="right") - 1
@@ -53,3 +74,9 @@ def find(held: Identities, wanted: Identities) -> Ints:
         at -= back  # a clip has few samples in a bucket: one step for each
     there = (at >= 0) & (clips[at] == wanted.clips) & (ticks[at] == wanted.ticks)
     return np.where(there, order[at], -1)
+
+
+def _ascending(held: Identities) -> bool:
+    """Strictly, so that none is there twice."""
+    more, same = held.clips[1:] > held.clips[:-1], held.clips[1:] == held.clips[:-1]
+    return bool((more | (same & (held.ticks[1:] > held.ticks[:-1]))).all())

@@ -15,7 +15,7 @@ import xxhash
 
 from cache import ranges
 from cache.fingerprint import CacheError
-from cache.rows import REPAIR, Column, Tar
+from cache.rows import REPAIR, Column, Names, Tar
 from cache.shelf import Fetch, Removed, Shelf, Wanted, map_file
 from media import storage
 
@@ -116,12 +116,13 @@ def arrived(mapped: Mapped, column: Column, row: int, start: int, stop: int) -> 
         raise CacheError(f"{column.name(row)}: could not be fetched ({error}); is the store there?") from error
 
 
-def look(mapped: Mapped, column: Column, row: int, key: str, start: int, stop: int, sums: bool) -> None:
+def look(mapped: Mapped, column: Column, row: int, start: int, stop: int, sums: bool) -> None:
     """What is due when a sample is first read; see above. sums: checksums too. Raises CacheError naming the sample."""
     if stop > len(mapped.map):
         raise CacheError(f"{column.name(row)}: {_path(column, row)} ends before it ({len(mapped.map)} bytes); {REPAIR}")
-    named = max(0, start - BLOCK_BYTES)
-    if start < BLOCK_BYTES or mapped.map[named : named + NAME_BYTES].rstrip(b"\0") != f"{key}.safetensors".encode():
+    at = max(0, start - BLOCK_BYTES)
+    there = mapped.map[at : at + NAME_BYTES].rstrip(b"\0") if start >= BLOCK_BYTES else b""
+    if not _is_named(there, column.names, row, sums):
         raise CacheError(
             f"{column.name(row)}: {_path(column, row)} holds another member there; the index is of another cache; {REPAIR}"
         )
@@ -129,6 +130,15 @@ def look(mapped: Mapped, column: Column, row: int, key: str, start: int, stop: i
         raise CacheError(
             f"{column.name(row)}: its bytes in {_path(column, row)} are not those that were written; {REPAIR}"
         )
+
+
+def _is_named(there: bytes, names: Names, row: int, sums: bool) -> bool:
+    """Whether the tar's header gives a sample the name that the index does. Of the samples of a clip, the checksum tells
+    which one it is: then the column of a million keys need not be read."""
+    clip = names.clips[row].as_py()
+    return (sums and there == f"{clip}.safetensors".encode()) or (
+        there == f"{names.keys[row].as_py()}.safetensors".encode()
+    )
 
 
 def _path(column: Column, row: int) -> str:

@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from cache import batches, gather, order
@@ -144,9 +145,17 @@ class LatentCache:
 
     def view(self, view: str) -> pa.Table:
         """clip_id, start_tick, bucket (null), reason (null): every clip of the sets that stages feed to the view."""
+        return self._view(view, tables.VIEW.names).cast(tables.VIEW)
+
+    def placed(self, view: str) -> pa.Table:
+        """clip_id, start_tick, bucket (as codes) of the clips of a view that have a bucket."""
+        rows = self._view(view, ["clip_id", "start_tick", "bucket"])
+        return rows.filter(pc.is_valid(rows["bucket"])) if rows["bucket"].null_count else rows
+
+    def _view(self, view: str, names: list[str]) -> pa.Table:
         path = tables.view_path(self.folder, view)
         try:
-            return tables.read_columns(path, tables.VIEW.names).cast(tables.VIEW)
+            return tables.read_columns(path, names)
         except FileNotFoundError:
             what = f"{path}: view '{view}' is not encoded yet, run `python -m cache.encode_latents`"
             raise CacheError(what) from None

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from cache import index as tables
 from cache.buckets import Bucket
+from cache.columns import to_arrow, to_numpy, whole
 from cache.fingerprint import CacheError
 from cache.lookup import Identities, identities
 from media import storage
@@ -29,14 +30,39 @@ class Tar(NamedTuple):
     bytes: int
 
 
+class Names:
+    """Of a bucket's samples, in the order of the latents; text states lie in it as well, under the same keys. Each
+    column is read when it is first asked for."""
+
+    def __init__(self, path: str):
+        self._path = path
+
+    @cached_property
+    def who(self) -> pa.Table:
+        return _read(self._path, ["clip_id", "start_tick"])
+
+    @cached_property
+    def clips(self) -> pa.Array:
+        return whole(self.who["clip_id"])
+
+    @cached_property
+    def ticks(self) -> np.ndarray:
+        return to_numpy(self.who["start_tick"])
+
+    @cached_property
+    def keys(self) -> pa.Array:
+        """Names in the tars; of few samples, or of one that something is wrong with: most are the clip's id."""
+        return whole(_read(self._path, ["key"])["key"])
+
+
 class Column:
     """Of the latents, or of the texts. Raises CacheError for an index that no encoder wrote."""
 
-    def __init__(self, folder: str, bucket: str, path: str, text: bool):
-        self.bucket, self.text, self._names = bucket, text, tables.index_path(folder, bucket)
+    def __init__(self, folder: str, bucket: str, path: str, text: bool, names: Names):
+        self.bucket, self.text, self.names = bucket, text, names
         table = _read(path, ["shard", "offset", "bytes", "xxh3", *(["tar"] if text else [])])
         self.shards, self.offsets, self.sizes, self.sums = (
-            table[name].to_numpy() for name in ("shard", "offset", "bytes", "xxh3")
+            to_numpy(table[name]) for name in ("shard", "offset", "bytes", "xxh3")
         )
         if len(table) and (np.any(np.diff(self.shards) < 0) or min(self.offsets.min(), self.sizes.min()) < 0):
             raise CacheError(f"{path}: not an index of this cache; {REPAIR}")
@@ -48,14 +74,6 @@ class Column:
             shard = int(self.shards[first])
             name = table["tar"][first].as_py() if text else tables.shard_name(shard)
             self.tars[shard] = Tar(storage.join(folder, bucket, name), first, stop, end)
-
-    @cached_property
-    def keys(self) -> pa.Array:
-        """Of the latents: text states lie in the same order under the same names, or are not these."""
-        return _whole(_read(self._names, ["key"])["key"])
-
-    def keys_of(self, rows: np.ndarray) -> list[str]:
-        return self.keys.take(pa.array(rows)).to_pylist() if len(rows) else []
 
     def place(self, row: int) -> tuple[str, int, int, int]:
         """(path of the tar, offset, bytes, checksum)."""
@@ -81,7 +99,7 @@ class Name(NamedTuple):
     row: int
 
     def __str__(self) -> str:
-        key = self.column.keys[self.row].as_py()
+        key = self.column.names.keys[self.row].as_py()
         return f"{self.column.bucket}/{key} ({'text states' if self.column.text else 'latent'})"
 
     def __format__(self, spec: str) -> str:
@@ -96,8 +114,9 @@ class Rows:
         self.lock = Lock()
         self.layout: Layout | None = None  # of its latents, known when one of them was read
         self.shape = Bucket.parse(bucket).latent_shape(channels)
-        self.latents = Column(folder, bucket, self._path, text=False)
-        self.texts = Column(folder, bucket, tables.text_index_path(folder, bucket, text), text=True)
+        self._names = Names(self._path)
+        self.latents = Column(folder, bucket, self._path, False, self._names)
+        self.texts = Column(folder, bucket, tables.text_index_path(folder, bucket, text), True, self._names)
         if not np.array_equal(self.latents.shards, self.texts.shards):
             raise CacheError(
                 f"{bucket}: {len(self)} latents but text states of {len(self.texts.shards)}, or of others; "
@@ -112,23 +131,14 @@ class Rows:
         return tables.read_table(self._path, tables.INDEX)
 
     @cached_property
-    def _who(self) -> pa.Table:
-        return _read(self._path, ["clip_id", "start_tick"])
-
-    @cached_property
     def identities(self) -> Identities:
         """Of every row, as numbers."""
-        return identities(self._who)
+        return identities(self._names.who)
 
     def names(self, rows: Sequence[int] | np.ndarray) -> tuple[tuple[str, ...], tuple[int, ...]]:
         """Clip ids and start ticks."""
-        clips, ticks = self._called
         at = np.asarray(rows, np.int64)
-        return tuple(clips.take(pa.array(at)).to_pylist()), tuple(ticks[at].tolist())
-
-    @cached_property
-    def _called(self) -> tuple[pa.Array, np.ndarray]:
-        return _whole(self._who["clip_id"]), self._who["start_tick"].to_numpy()
+        return tuple(self._names.clips.take(to_arrow(at)).to_pylist()), tuple(self._names.ticks[at].tolist())
 
     def tar(self, column: Column, shard: int) -> Tar:
         if shard not in column.tars:
@@ -146,8 +156,3 @@ def _read(path: str, names: list[str]) -> pa.Table:
     except FileNotFoundError:
         schema = pa.schema([tables.TEXT_INDEX.field(name) for name in names])
         return schema.empty_table()
-
-
-def _whole(column: pa.ChunkedArray) -> pa.Array:
-    """In one piece: to take rows of many chunks costs a hundred times as much."""
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
