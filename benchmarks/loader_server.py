@@ -3,7 +3,7 @@
     python -m benchmarks.loader_server FOLDER SECONDS
 
 Prints its port. It answers GET and HEAD of plain files and of S3 objects alike (the path-style /bucket/key of the one
-bucket `b`; signatures are not looked at), over connections that stay open, so every client meets the same server.
+bucket `b`; signatures are not looked at) and lists keys, over connections that stay open, so every client meets the same server.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
+from xml.sax.saxutils import escape
 
 
 class Slow(BaseHTTPRequestHandler):
@@ -29,6 +30,9 @@ class Slow(BaseHTTPRequestHandler):
 
     def _answer(self, with_body: bool) -> None:
         time.sleep(self.wait_s)
+        asked = parse_qs(urlsplit(self.path).query)
+        if "list-type" in asked:
+            return self._list(asked.get("prefix", [""])[0])
         path = self.folder / unquote(urlsplit(self.path).path).lstrip("/").removeprefix("b/")
         if not path.is_file():
             self.send_response(404)
@@ -49,6 +53,22 @@ class Slow(BaseHTTPRequestHandler):
             with open(path, "rb") as file:
                 while first < last:
                     first += os.sendfile(self.connection.fileno(), file.fileno(), first, last - first)
+
+    def _list(self, prefix: str) -> None:
+        """Keys below a prefix, as S3 lists them."""
+        files = ((path.relative_to(self.folder).as_posix(), path) for path in sorted(self.folder.rglob("*")))
+        entries = "".join(
+            f"<Contents><Key>{escape(key)}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>"
+            f"<ETag>0</ETag><Size>{path.stat().st_size}</Size></Contents>"
+            for key, path in files
+            if key.startswith(prefix) and path.is_file()
+        )
+        body = f"<ListBucketResult><Name>b</Name><IsTruncated>false</IsTruncated>{entries}</ListBucketResult>".encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/xml")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
         pass

@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import pyarrow as pa
@@ -21,6 +24,8 @@ from cache import ranges
 from cache.fingerprint import CacheError
 from media import storage
 from pipelines import fingerprint
+
+TABLES_AT_ONCE = 16
 
 _text, _tick, _size = pa.string(), pa.int64(), pa.int64()
 
@@ -108,7 +113,27 @@ def _source(path: str) -> Any:
         return None
 
 
+_together: ContextVar[dict[str, Future[bytes]]] = ContextVar("tables that are being fetched", default={})  # noqa: B039 (never written to)
+
+
+@contextmanager
+def fetched_together(paths: Sequence[str]) -> Iterator[None]:
+    """Tables of a store are all asked for now and wait for one latency; in this context each is fetched once, however
+    often it is read."""
+    with ThreadPoolExecutor(max(1, min(TABLES_AT_ONCE, len(paths))), thread_name_prefix="tables") as pool:
+        token = _together.set({path: pool.submit(_fetched, path) for path in paths})
+        try:
+            yield
+        finally:
+            _together.reset(token)
+
+
 def _bytes(path: str) -> bytes:
+    held = _together.get().get(path)
+    return _fetched(path) if held is None else held.result()
+
+
+def _fetched(path: str) -> bytes:
     """From a web server without its client, which takes longer to start than a table to fetch."""
     return ranges.read_whole(path) if path.startswith(("http://", "https://")) else storage.read_bytes(path)
 

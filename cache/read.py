@@ -140,8 +140,18 @@ class LatentCache:
         batch: samples each; tokens: instead, a budget that each bucket fills. Ranks share the batches out; start: of a
         rank's own, how many were taken before. The order depends on none of these, nor on where the cache lies.
         """
-        chosen = order.steps(batches.pools(self, view, set_name, split, batch, tokens), seed, epoch)
+        with tables.fetched_together(self._tables(view) if self.remote else ()):
+            chosen = order.steps(batches.pools(self, view, set_name, split, batch, tokens), seed, epoch)
         return batches.stream(self, chosen[rank::world][start:], workers, lambda step: self.gather(*step[:2]))
+
+    def _tables(self, view: str) -> list[str]:
+        """Whatever an epoch of a view reads before its first shard."""
+        unread = [bucket for bucket in self._counted if bucket not in self._open]
+        return [
+            tables.view_path(self.folder, view),
+            *(tables.index_path(self.folder, bucket) for bucket in unread),
+            *(tables.text_index_path(self.folder, bucket, self.text) for bucket in unread),
+        ]
 
     def view(self, view: str) -> pa.Table:
         """clip_id, start_tick, bucket (null), reason (null): every clip of the sets that stages feed to the view."""

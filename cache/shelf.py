@@ -21,8 +21,8 @@ from typing import NamedTuple
 from cache import ranges
 from media import storage
 
-STREAMS = 16  # requests at the same time
-PART_BYTES = 2_000_000  # at 50 ms a request, 16 streams of these are 640 MB/s
+STREAMS = 32  # requests at the same time
+PART_BYTES = 4_000_000  # a shard of 32 MB is asked for at once, two of them with all streams
 RETRY_S = (0.1, 0.5)  # pauses before a request that failed is tried again
 
 _numbers = count()
