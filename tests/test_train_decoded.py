@@ -91,7 +91,7 @@ def test_an_estimate_that_is_the_clip_costs_nothing() -> None:
 
 def peak_bytes(frames: int, size: int, tmp_path: Path) -> int:
     """The most that was allocated at once while decoding losses and their gradients were made, beyond the start."""
-    estimate, clip = latents(frames, samples=1, side=8)
+    estimate, clip = latents(frames, samples=1)
     estimate.requires_grad_()
     losses = Losses(perceptual=1.0, temporal=1.0, decode_frames=size)
     networks = judges(perceptual=GradientSsim(), temporal=DifferencePyramid())

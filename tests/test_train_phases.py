@@ -101,19 +101,22 @@ CRITERIA = {  # a plateau is built: an improvement of 90 % never comes
 }
 
 
-@pytest.mark.parametrize("criterion", CRITERIA)
-def test_a_run_switches_by_itself_and_a_stopped_one_alike(criterion: str, tmp_path: Path) -> None:
+STOPS = [(criterion, after) for criterion in CRITERIA for after in (-1, 1)]  # just before and just behind the switch
+SLOW = [pytest.param(*one, marks=pytest.mark.slow) for one in STOPS if one != ("plateau", -1)]
+
+
+@pytest.mark.parametrize(("criterion", "after"), [("plateau", -1), *SLOW])
+def test_a_run_switches_by_itself_and_a_stopped_one_alike(criterion: str, after: int, tmp_path: Path) -> None:
     end, step, reason = CRITERIA[criterion]
     straight = run(recipe(tmp_path / "straight", end))
     assert [at for at, _ in switches(straight)] == [step] and reason in switches(straight)[0][1]
     rates = {one["step"]: one["lr"] for one in metrics.read(str(straight / "metrics.jsonl")) if "loss" in one}
     assert rates[step] == pytest.approx(1e-3) and rates[step + 1] == pytest.approx(1e-4)
-    for after in (step - 1, step + 1):  # stopped just before and just behind the switch
-        chosen = recipe(tmp_path / str(after), end)
-        with pytest.raises(commands.Interrupted):
-            run(chosen, StopAfter(after))
-        assert losses(run(chosen)) == losses(straight)
-        assert switches(Path(chosen.workspace) / "runs" / "s") == switches(straight)
+    chosen = recipe(tmp_path / "stopped", end)
+    with pytest.raises(commands.Interrupted):
+        run(chosen, StopAfter(step + after))
+    assert losses(run(chosen)) == losses(straight)
+    assert switches(Path(chosen.workspace) / "runs" / "s") == switches(straight)
 
 
 def test_frozen_parameters_keep_their_bits_and_the_others_move(tmp_path: Path) -> None:
@@ -124,7 +127,7 @@ def test_frozen_parameters_keep_their_bits_and_the_others_move(tmp_path: Path) -
     assert _at(folder, 5).state["phase"]["index"] == 1 and _at(folder, 5).state["phase"]["began"] == 5
 
 
-@pytest.mark.parametrize("optimiser", ["carry", "fresh"])
+@pytest.mark.parametrize("optimiser", [pytest.param("carry", marks=pytest.mark.slow), "fresh"])
 def test_the_optimiser_is_carried_over_or_fresh(optimiser: str, tmp_path: Path) -> None:
     folder = run(recipe(tmp_path, {"steps": 5}, optimiser=optimiser, end={"steps": 2}))
     before, after = (checkpoint.load(_at(folder, step)).get("optimiser", {}) for step in (5, 7))

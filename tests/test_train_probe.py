@@ -11,7 +11,10 @@ import pytest
 import train_workspace
 import yaml
 
-from pipelines import resolved
+from pipelines import check, resolved
+from tests.test_train_resume import ALONE, StopAfter
+from train import loop, probe
+from train.step import sample_losses
 
 LIMITED = """
 import resource, sys, torch
@@ -64,3 +67,18 @@ def test_an_oversized_bucket_is_named_before_the_first_step(folder) -> None:
     assert done.returncode == 2, done.stderr
     assert "--probe: bucket 1x64x64 (5000 samples of 16 tokens) does not fit into memory" in done.stderr
     assert not (folder / "runs" / "s" / "checkpoints").exists()
+
+
+def test_losses_on_pixels_are_probed_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def spy(model, batch, asked, judges=None):
+        seen.append((asked.perceptual, judges))
+        return sample_losses(model, batch, asked, judges)
+
+    monkeypatch.setattr(probe, "sample_losses", spy)
+    plain = yaml.safe_load((folder / "pipelines.yaml").read_text())["recipes"]["test"]
+    plain["stages"]["s"] |= {"losses": {"perceptual": 0.1}, "steps": 1}
+    options = loop.Options(workers=1, fresh=True, probe=True)
+    loop.train_stage(check({"name": "test", **plain}), "s", ALONE, StopAfter(), options)
+    assert [asked for asked, _ in seen] == [0.1, 0.1] and all(judges is not None for _, judges in seen)

@@ -64,7 +64,7 @@ def _try(weights: Weights, cache: LatentCache, micro: MicroBatch, world: World) 
         world.device, torch.promote_types(weights.dtype, torch.float32)
     )
     for _ in range(2):
-        sample_losses(weights.model, batch, weights.stage.losses).sum().backward()
+        sample_losses(weights.model, batch, weights.stage.losses, weights.judges).sum().backward()
         weights.collect()
     del state
 
