@@ -56,7 +56,8 @@ SLOW = [pytest.param(one, marks=pytest.mark.slow) for one in ("concat_mask", "co
 
 @pytest.mark.parametrize("variant", ["token_replace", "first_frame_copy", *SLOW])
 def test_trains_from_text_to_video_stops_goes_on_and_keeps_its_frame(variant: str, tmp_path: Path, capsys) -> None:
-    straight = train_workspace.fill(recipe(tmp_path / "straight", variant, {"sample_every": 4}))
+    drawn = {"sample_every": 4} if variant != "first_frame_copy" else {}  # samples take most of the time
+    straight = train_workspace.fill(recipe(tmp_path / "straight", variant, drawn))
     trained(straight, "s")
     shutil.copytree(tmp_path / "straight", tmp_path / "stopped")
     trained(straight, "i")
@@ -66,7 +67,8 @@ def test_trains_from_text_to_video_stops_goes_on_and_keeps_its_frame(variant: st
     trained(stopped, "i")
     runs = [Path(one.workspace) / "runs" / "i" for one in (straight, stopped)]
     assert len(losses(runs[0])) == 4 and losses(runs[0]) == losses(runs[1])
-    assert {path.suffix for path in (runs[0] / "samples").iterdir()} == {".png", ".mp4"}
+    if drawn:
+        assert {path.suffix for path in (runs[0] / "samples").iterdir()} == {".png", ".mp4"}
 
     write_png(str(tmp_path / "first.png"), np.full((64, 64, 3), (200, 60, 30), np.uint8))
     config = tmp_path / "pipelines.yaml"
