@@ -122,6 +122,11 @@ def _clip(i: int, path: Path) -> dict[str, Any]:
 
 def _write_borders(chosen: Any, clips: list[dict[str, Any]], crop: Crop) -> None:
     """As curation would have found them."""
-    columns = {f"crop_{side}": pa.int32() for side in Crop._fields}
-    rows = [{"clip_id": row["clip_id"], **{f"crop_{side}": px for side, px in crop._asdict().items()}} for row in clips]
+    columns = {f"borders_crop_{side}": pa.float64() for side in Crop._fields}
+    lengths = {"left": "width", "right": "width", "top": "height", "bottom": "height"}
+    rows = [
+        {"clip_id": row["clip_id"]}
+        | {f"borders_crop_{side}": px / row[lengths[side]] for side, px in crop._asdict().items()}
+        for row in clips
+    ]
     write_part(Tables(chosen).part("scores.borders", 0), typed(rows, scores_schema(columns)))
