@@ -9,361 +9,90 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, ValidationError
+from pydantic import BaseModel, Field, StrictStr, ValidationError
 
 import recipe_file
+from recipe_clips import (
+    SCORES,
+    Bound,
+    Cache,
+    Concepts,
+    Count,
+    Curate,
+    Embed,
+    Frozen,
+    ImageTokens,
+    Name,
+    Positive,
+    Proxies,
+    Set,
+    Share,
+    Shots,
+    Signal,
+    Signals,
+    Start,
+    View,
+    WeightedSignal,
+)
 from recipe_file import RecipeError, suggest
-
-# Every number a set may bound, and what more of it means. Facts of the clip come first, then the signals' scores.
-SCORES: dict[str, str] = {
-    "duration_s": "clip length in seconds (0 for images)",
-    "width": "upright width in px, after the crop if there is one",
-    "height": "upright height in px, after the crop if there is one",
-    "short_side": "the smaller of width and height in px",
-    "fps": "frames per second of the source",
-    "aspect": "width / height",
-    "sharpness": "Laplacian variance of luma at a 512 px long side, median over the clip",
-    "clarity": "probability in [0, 1] that the picture is not blurred (trained classifier)",
-    "brightness": "mean luma in [0, 1]",
-    "contrast": "standard deviation of luma in [0, 0.5]",
-    "overexposed": "share of pixels burnt out",
-    "underexposed": "share of pixels crushed to black",
-    "colourfulness": "Hasler-Suesstrunk colourfulness (0 grey, > 60 vivid)",
-    "noise": "estimated noise standard deviation in grey levels",
-    "blockiness": "8x8 block edge strength over its surroundings (0 none)",
-    "borders": "share of the frame covered by uniform borders",
-    "motion": "mean speed in percent of the frame width per second",
-    "motion_px_s": "mean speed in source px per second",
-    "moving_area": "share of the frame that moves",
-    "jitter": "share of the motion that changes direction between frames",
-    "jumps": "largest picture change between neighbouring frames inside the clip",
-    "still_frames": "share of frames that repeat the one before",
-    "camera_confidence": "confidence in [0, 1] of the camera class",
-    "cropped": "share of the frame that the crop takes away: borders, and marks and text where enough remains",
-    "text": "share of the frame covered by text",
-    "text_left": "share of the frame covered by text that the crop does not take away",
-    "text_persistence": "share of the clip's frames in which its most lasting line of text is there",
-    "subtitles": "share of the clip's frames that have a line where subtitles are",
-    "overlay": "share of the frame covered by a persistent overlay (logo, watermark)",
-    "overlay_left": "share of the frame covered by overlays that the crop does not take away",
-    "quality": "overall quality in [0, 1]",
-    "aesthetic": "composition and colour in [0, 1]",
-    "technical": "freedom from defects in [0, 1]",
-    "people": "largest number of people seen in a frame",
-    "faces": "largest number of faces seen in a frame",
-    "largest_person": "largest share of the frame that one person covers",
-}
-
-
-class Frozen(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-
-Positive = Annotated[StrictFloat, Field(gt=0)]
-Share = Annotated[StrictFloat, Field(ge=0, le=1)]
-Count = Annotated[StrictInt, Field(ge=1)]
-Name = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-
-
-class Bound(Frozen):
-    """Closed interval: a clip is kept when min <= score <= max. An unknown score fails a bound."""
-
-    min: StrictFloat | None = None
-    max: StrictFloat | None = None
-
-
-class Shots(Frozen):
-    """min_s, max_s: usable span lengths in seconds; trim_s is cut off at both ends of a span that touches a cut."""
-
-    detectors: tuple[Literal["content", "adaptive", "hash", "transnet"], ...] = ("content", "adaptive")
-    mode: Literal["cheap", "auto", "full"] = (
-        "cheap"  # where TransNet V2 looks: nowhere, where cheap ones doubt, everywhere
-    )
-    min_s: Positive = 0.8
-    max_s: Positive = 20.0
-    trim_s: Annotated[StrictFloat, Field(ge=0)] = 0.1
-
-
-class Start(Frozen):
-    window_s: Annotated[StrictFloat, Field(ge=0)] = 1.0
-
-
-class Proxies(Frozen):
-    frames: Count = 8
-    long_side_px: Count = 512
-
-
-class Signal(Frozen):
-    """A signal without settings of its own."""
-
-
-class WeightedSignal(Frozen):
-    """A signal that may use a network. weights: path of the file; None is the built-in way."""
-
-    weights: StrictStr | None = None
-
-
-class Signals(Frozen):
-    """Which signals are measured; a signal that is not named is off."""
-
-    sharpness: Signal | None = None
-    exposure: Signal | None = None
-    borders: Signal | None = None
-    motion: Signal | None = None
-    camera: Signal | None = None
-    clarity: Signal | None = None
-    text: Signal | None = None
-    overlay: WeightedSignal | None = None
-    quality: WeightedSignal | None = None
-    people: WeightedSignal | None = None
-
-
-class Embed(Frozen):
-    """model: `descriptor` (built in) or an open_clip name or path; same: cosine from which two clips are duplicates,
-    None is the model's own (curate/embed.py): a threshold belongs to its model."""
-
-    model: StrictStr = "descriptor"
-    pretrained: StrictStr | None = None
-    same: Share | None = None
-
-
-class Concepts(Frozen):
-    clusters: Count = 16
-    law: Literal["inverse_sqrt", "uniform", "capped"] = "inverse_sqrt"
-    seed: StrictInt = 0
-
-
-class Curate(Frozen):
-    max_loss: Share = 0.2
-    unit_videos: Count = 64
-    segment_s: Positive = (
-        600.0  # videos twice as long are scanned in parts of this length, side by side; the rows are the same
-    )
-    stall_s: Positive = 60.0  # a decoder that yields no frame for this long is hung
-    val_share: Share = 0.1
-    shots: Shots = Shots()
-    start: Start = Start()
-    proxies: Proxies = Proxies()
-    signals: Signals = Signals(sharpness=Signal(), exposure=Signal(), borders=Signal(), motion=Signal())
-    embed: Embed = Embed()
-    concepts: Concepts = Concepts()
-
-
-class Set(Frozen):
-    """A set is its parent made stricter; `clips` is a file of hand-picked clip ids, exempt from nesting."""
-
-    parent: Name | None = None
-    media: Literal["image", "video"] | None = None
-    keep: dict[str, Bound] = {}
-    clips: StrictStr | None = None
-
-
-class View(Frozen):
-    """How a clip becomes a tensor. size: px of the square whose area a bucket has; frames: 1 or 4n+1."""
-
-    size: Count
-    frames: Count = 1
-    fps: Positive | None = None
-    aspects: Literal["square", "hunyuan", "auto"] | tuple[StrictStr, ...] = "hunyuan"
-    patch: Count = 16  # bucket sides are multiples of this many px
-    max_ratio: Positive = 4.0
-    span: Literal["head", "random", "all"] = "head"  # which part of a clip longer than the bucket is encoded
-
-
-class ImageTokens(Frozen):
-    """Tokens that a LLaVA makes of the first frame. model: its folder, None is `text`; every stride-th is stored (2 serves
-    variants that take every 2nd and every 4th); prompt: words up to `<image>`, None is HunyuanVideo-I2V's."""
-
-    model: StrictStr | None = None
-    stride: Count = 2
-    prompt: StrictStr | None = None
-
-
-class Cache(Frozen):
-    """vae, text: built-in name or path of a diffusers / transformers folder. precision: what these compute in; dtype:
-    what is stored. templates: text with `{}` for the caption; text_layer: hidden states of a decoder, from the end."""
-
-    vae: StrictStr = "codec"
-    text: StrictStr = "bytes"
-    text_pooled: StrictStr | None = None
-    text_length: Count = 256
-    text_layer: Count = 3
-    template: StrictStr | None = None
-    image_template: StrictStr | None = None  # for images; None is `template`
-    caption_variants: Count = 4
-    logvar: StrictBool = False
-    tiling: StrictBool = False
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    conditions: tuple[Literal["first_frame", "noised_first_frame", "image_tokens"], ...] = ()
-    noise_draws: Count = 4
-    image_tokens: ImageTokens = ImageTokens()
-    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    shard_bytes: Count = 256_000_000
-
-
-class Feed(Frozen):
-    set: Name
-    view: Name
-    share: Positive = 1.0
-
-
-class Flow(Frozen):
-    """How t is drawn. shift: a number, or `resolution` (grows with the square root of the bucket's tokens)."""
-
-    sampler: Literal["logit_normal", "uniform", "mixed"] = "logit_normal"
-    mean: StrictFloat = 0.0
-    scale: Positive = 1.0
-    shift: Positive | Literal["resolution"] = 1.0
-
-
-class Losses(Frozen):
-    """Weights of the losses; an absent one is off. `velocity` alone is plain flow matching; the others judge the
-    decoded estimate of the clip, decode_frames latent frames at a time. Weights and encoders of others by path."""
-
-    velocity: Annotated[StrictFloat, Field(ge=0)] = 1.0
-    perceptual: Positive | None = None
-    temporal: Positive | None = None
-    sync: Positive | None = None
-    perceptual_weights: StrictStr | None = None  # LPIPS (safetensors); None is the built-in gradient + SSIM distance
-    temporal_encoder: StrictStr | None = (
-        None  # TorchScript file or transformers folder; None is a pyramid of differences
-    )
-    sync_scorer: StrictStr | None = None  # TorchScript file or weights of model/sync.py; must be given for `sync`
-    decode_frames: Annotated[StrictInt, Field(ge=2)] = 2
-
-
-class End(Frozen):
-    """When a phase ends: the first of these that comes true. min_improvement: share of the loss; less is none."""
-
-    steps: Count | None = None
-    plateau: Count | None = None  # the mean loss of so many steps is no improvement on any so many steps before
-    validation: Count | None = None  # no improvement of the validation loss in so many validations
-    min_improvement: Annotated[StrictFloat, Field(ge=0)] = 0.01
-
-
-class Phase(Frozen):
-    """lr: instead of the stage's, at the peak of its schedule. The last phase needs no end: the stage's steps end it."""
-
-    name: Name
-    losses: Losses = Losses()
-    trainable: tuple[StrictStr, ...] = ()  # patterns of parameter names; empty is all
-    lr: Positive | None = None
-    optimiser: Literal["carry", "fresh"] = "carry"
-    end: End = End()
-
-
-class Unfreeze(Frozen):
-    """Parameters that match these patterns train from step at_step on; those that match none never do."""
-
-    at_step: Annotated[StrictInt, Field(ge=0)]
-    trainable: Annotated[tuple[StrictStr, ...], Field(min_length=1)]
-
-
-class Image2Video(Frozen):
-    """probability: of a micro-batch of clips to be given its first frames; the others stay text to video, like images.
-    docs/image-to-video.md says which variant does what."""
-
-    variant: Literal["token_replace", "concat_mask", "concat", "first_frame_copy"]
-    probability: Share = 1.0
-    semantic_drop: Share = 0.1  # of the image tokens, where the cache holds them
-    image_latent_scaling: Literal["multiply", "divide"] = "multiply"  # CogVideoX1.5: its trainer, its sampler
-    pad_to: Count = 2  # first_frame_copy: latent frames are padded in front to a multiple of this
-    ofs: StrictBool = False  # CogVideoX1.5's further embedding beside that of the time
-
-
-class Lora(Frozen):
-    rank: Count = 16
-    alpha: Positive = 16.0
-    targets: tuple[StrictStr, ...] = ("qkv", "proj")
-
-
-class Stage(Frozen):
-    """One step of the curriculum. tokens: per micro-batch, its batch size is tokens / tokens of its bucket."""
-
-    feeds: Annotated[tuple[Feed, ...], Field(min_length=1)]
-    micro_batches: Count = 1  # per step, whatever the number of ranks
-    mix: Literal["share", "every_step"] = "share"  # every_step: each step holds every feed in the ratio of the shares
-    tokens: Count
-    steps: Count
-    start: StrictStr | None = None  # a stage's name, a path, or `scratch`; None is the stage before, if there is one
-    lr: Positive
-    warmup_steps: Annotated[StrictInt, Field(ge=0)] = 0
-    schedule: Literal["constant", "cosine", "linear"] = "constant"
-    weight_decay: Annotated[StrictFloat, Field(ge=0)] = 0.0
-    betas: tuple[Share, Share] = (0.9, 0.99)
-    clip_norm: Positive = 1.0
-    ema: Share = 0.99
-    text_dropout: Share = 0.1
-    flow: Flow = Flow()
-    precision: Literal["float32", "bfloat16", "float64"] = "float32"
-    checkpointing: Literal["none", "selective", "full"] = "none"
-    compile: StrictBool = False  # torch.compile each block: needs a compiler, and minutes at the start
-    shard: Literal["none", "full"] | Count = "none"  # over how many processes each weight is spread (FSDP2)
-    reduce: Literal["step", "micro_batch"] = "step"  # when spread gradients are summed; micro_batch needs less memory
-    seed: StrictInt = 0
-    checkpoint_every: Count = 100
-    keep_last: Count = 2
-    milestones: tuple[Count, ...] = ()
-    validate_every: Count = 50
-    sample_every: Count | None = None
-    prompts: tuple[StrictStr, ...] = ()
-    guidance: Positive = 3.0
-    losses: Losses = Losses()
-    phases: tuple[Phase, ...] = ()
-    image_to_video: Image2Video | None = None
-    unfreeze: tuple[Unfreeze, ...] = ()  # groups that join the training; empty: all train from the start
-    lora: Lora | None = None
-
-
-class VaePhase(Frozen):
-    """Clips of `frames` frames (4n+1; images one) of size x size px, `batch` a step. tiling: share of tiled steps."""
-
-    steps: Count
-    size: Count
-    frames: Count
-    batch: Count
-    tiling: Share = 0.0
-
-
-class VaeLosses(Frozen):
-    """Weights. perceptual_weights: an LPIPS network (safetensors); None is the built-in gradient + SSIM loss."""
-
-    l1: Positive = 1.0
-    perceptual: Annotated[StrictFloat, Field(ge=0)] = 0.1
-    perceptual_weights: StrictStr | None = None
-    adversarial: Annotated[StrictFloat, Field(ge=0)] = 0.05
-    adversarial_start: Annotated[StrictInt, Field(ge=0)] = 0  # first step with a discriminator
-    kl: Annotated[StrictFloat, Field(ge=0)] = 1.0e-6
-
-
-class VaeStage(Frozen):
-    """How a VAE is trained from scratch on the recipe's footage. size: of model.vae_sizes; images: share of steps."""
-
-    size: Name
-    phases: Annotated[tuple[VaePhase, ...], Field(min_length=1)]
-    losses: VaeLosses = VaeLosses()
-    images: Share = 0.2
-    max_interval: Count = 8  # frames of a clip are 1 to so many source frames apart
-    holdout: tuple[StrictStr, ...] = ()  # footage to judge on; none: every tenth file of the recipe's, by name
-    start: StrictStr = "random"  # or `pyramid` (model/vae_start.py), or a diffusers folder to go on from
-    lr: Positive
-    warmup_steps: Annotated[StrictInt, Field(ge=0)] = 0
-    schedule: Literal["constant", "cosine", "linear"] = "constant"
-    weight_decay: Annotated[StrictFloat, Field(ge=0)] = 0.0
-    betas: tuple[Share, Share] = (0.9, 0.99)
-    clip_norm: Positive = 1.0
-    ema: Share = 0.999
-    precision: Literal["float32", "bfloat16"] = "float32"
-    seed: StrictInt = 0
-    checkpoint_every: Count = 200
-    keep_last: Count = 2
-    validate_every: Count = 200
-
-    @property
-    def steps(self) -> int:
-        return sum(phase.steps for phase in self.phases)
+from recipe_stages import (
+    End,
+    Feed,
+    Flow,
+    Image2Video,
+    Lora,
+    Losses,
+    Phase,
+    Stage,
+    Unfreeze,
+    VaeLosses,
+    VaePhase,
+    VaeStage,
+)
+
+# The recipe's settings have one door, this one, whichever file they are written in.
+__all__ = [
+    "SCORES",
+    "Bound",
+    "Cache",
+    "Concepts",
+    "Count",
+    "Curate",
+    "Embed",
+    "End",
+    "Feed",
+    "Flow",
+    "Frozen",
+    "Image2Video",
+    "ImageTokens",
+    "Lora",
+    "Losses",
+    "Name",
+    "Phase",
+    "Positive",
+    "Proxies",
+    "Recipe",
+    "RecipeError",
+    "Set",
+    "Share",
+    "Shots",
+    "Signal",
+    "Signals",
+    "Stage",
+    "Start",
+    "Unfreeze",
+    "VaeLosses",
+    "VaePhase",
+    "VaeStage",
+    "View",
+    "WeightedSignal",
+    "check",
+    "fingerprint",
+    "load",
+    "resolved",
+]
 
 
 class Recipe(Frozen):
@@ -378,7 +107,7 @@ class Recipe(Frozen):
     cache: Cache = Cache()
     model: Name = "tiny"
     stages: dict[Name, Stage]
-    vae_stages: dict[Name, VaeStage] = {}
+    vae_stages: dict[Name, VaeStage] = Field(default_factory=dict)
 
     def bounds(self, set_name: str) -> dict[str, Bound]:
         """Effective bounds of a set: the intersection along its line of parents."""

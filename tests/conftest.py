@@ -30,6 +30,17 @@ def private_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield home
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Sums of one thread have one order, and a busy machine does not slow them down twice."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def generated() -> Path:
     """Folder with the generated footage of seed 0 and its truth.json; made once per machine and version of examples/.

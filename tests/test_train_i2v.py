@@ -24,6 +24,8 @@ from train.plan import MicroBatch
 CLIP = "5x64x64-8fps"
 CACHE = {"caption_variants": 2, "conditions": ["first_frame", "noised_first_frame"], "noise_draws": 2}
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(autouse=True)
 def one_thread():

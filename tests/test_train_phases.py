@@ -19,15 +19,8 @@ from tests.test_train_resume import ALONE, OPTIONS, StopAfter, command, environm
 from train import checkpoint, loop, metrics, phases, stages
 from train.phases import State
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 BOTH = {"velocity": 1.0, "perceptual": 0.1, "temporal": 0.5}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def ends_at(end: End, values: list[float], validations: list[float] | None = None) -> tuple[int, str] | None:

@@ -24,6 +24,8 @@ torch = pytest.importorskip("torch")
 ALONE = World(0, 1, torch.device("cpu"))
 OPTIONS = loop.Options(workers=2)
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 class StopAfter(commands.Stop):
     """Asks to stop once training has looked `steps` times."""
@@ -41,15 +43,6 @@ class StopAfter(commands.Stop):
     def check(self) -> None:
         if self.left is not None and self.left < 0:
             raise commands.Interrupted(signal.SIGTERM)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Sums of one thread have one order, and a busy machine does not slow them down twice."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def losses(folder: Path) -> list[tuple[int, float]]:
