@@ -27,14 +27,6 @@ CACHE = {"caption_variants": 2, "conditions": ["first_frame", "noised_first_fram
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def recipe(workspace: Path, variant: str, more: dict[str, Any] | None = None, **rule: Any) -> Recipe:
     """Stage `s` makes video of text, `i` goes on from it with images."""
     plain = train_workspace.recipe(workspace, {"steps": 2, "warmup_steps": 0}, {"cache": CACHE})
