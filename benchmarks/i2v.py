@@ -162,9 +162,10 @@ def draw(recipe: Recipe, stage: str, clips: Sequence[Held], guidance: float) -> 
     """A clip uint8 (T, H, W, 3) for each, of its caption, and of its first frame where the stage takes one."""
     found = trained.trained(recipe, stage)
     model, vae, made = trained.network(found, stage).eval(), load_vae(recipe.cache.vae), []
+    cache = open_cache(recipe)
     for number, (name, sample, _) in enumerate(clips):
         bucket, chosen = Bucket.parse(name), recipe.stages[stage]
-        given = conditions.validation_given(chosen, name, [sample], found.cache)
+        given = conditions.validation_given(chosen, name, [sample], cache)
         channels, frames, *sides = bucket.latent_shape(16)
         shape = (channels, frames + (given.padded if given else 0), *sides)
         noise, shift = generate.noise_of(0, number, shape)[None], flow.shift_of(chosen.flow, bucket.tokens())

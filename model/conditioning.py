@@ -22,11 +22,13 @@ class Conditioned(NamedTuple):
 
 
 class Variant(NamedTuple):
-    """pad_front: clean latents are lengthened in front before noise is added, and cut again after sampling."""
+    """pad_front: clean latents are lengthened in front before noise is added, and cut again after sampling;
+    token_stride: of the picture's tokens that a language model sees, each so-many-th joins the text."""
 
     condition: Callable[[Tensor, Tensor, Tensor], Conditioned]
     in_channels: Callable[[int], int]
     pad_front: bool = False
+    token_stride: int = 2
 
 
 def text_to_video(noisy: Tensor, t: Tensor) -> Conditioned:
@@ -55,7 +57,7 @@ def concat(noisy: Tensor, image: Tensor, t: Tensor) -> Conditioned:
 
 
 VARIANTS: dict[str, Variant] = {
-    "token_replace": Variant(token_replace, lambda channels: channels),
+    "token_replace": Variant(token_replace, lambda channels: channels, token_stride=4),
     "concat_mask": Variant(concat_mask, lambda channels: 2 * channels + 1),
     "concat": Variant(concat, lambda channels: 2 * channels),
     "first_frame_copy": Variant(concat, lambda channels: 2 * channels, pad_front=True),

@@ -7,6 +7,7 @@ import cache_workspace as ws
 import numpy as np
 import pytest
 import torch
+from llava_weights import PROMPT, WORDS, write_llava
 
 from cache.black import read_black
 from cache.buckets import Bucket
@@ -23,33 +24,10 @@ from pipelines import fingerprint
 mend_torchvision()
 transformers = pytest.importorskip("transformers")
 
-WORDS = ["<s>", "</s>", "<pad>", "<unk>", "<image>", "system", "look", "at", "a", "red", "ball"]
-PROMPT = "<s> system look at <image>"
-
 
 @pytest.fixture(scope="module")
 def llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """56 px in patches of 14: 16 tokens a picture, where the published one has 336 px and 576."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("llava")
-    vision = transformers.CLIPVisionConfig(
-        hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2, image_size=56, patch_size=14
-    )
-    text = transformers.LlamaConfig(
-        vocab_size=32, hidden_size=24, intermediate_size=32, num_hidden_layers=4, num_attention_heads=2
-    )
-    config = transformers.LlavaConfig(vision_config=vision, text_config=text, image_token_index=4)
-    transformers.LlavaForConditionalGeneration(config).save_pretrained(folder)
-    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", pad_token="<pad>").save_pretrained(
-        folder
-    )
-    size: dict[str, Any] = {"size": {"shortest_edge": 56}, "crop_size": {"height": 56, "width": 56}}
-    transformers.CLIPImageProcessor(**size).save_pretrained(folder)
-    return folder
+    return write_llava(tmp_path_factory.mktemp("llava"))
 
 
 def picture(seed: int, height: int = 48, width: int = 80) -> np.ndarray:

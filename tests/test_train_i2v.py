@@ -100,7 +100,7 @@ def test_clips_are_given_their_own_image_and_pictures_none(variant: str, tmp_pat
     else:
         assert torch.equal(clips.given.image[0], samples[0].conditions["first_frame"].float())
     assert batch.load(cache, stage, micro("1x64x64", (0, 1), feed=0)).given is None
-    validated = conditions.validation_given(stage, CLIP, samples, cache.settings)
+    validated = conditions.validation_given(stage, CLIP, samples, cache)
     assert validated is not None and torch.equal(validated.image[1], samples[1].conditions["first_frame"].float())
 
 

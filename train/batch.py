@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from cache.buckets import Bucket
 from cache.read import LatentCache, Sample
+from model.conditioning import put_image_first
 from model.text import TextStates
 from pipelines import Image2Video, Stage
 from train import conditions
@@ -58,9 +59,7 @@ def load(cache: LatentCache, stage: Stage, micro: MicroBatch) -> Batch:
     draws = [_draw(stage, micro.bucket, rule, sample, name) for sample, name in zip(samples, names)]
     if rule is None:
         return collate(micro.bucket, samples, draws)
-    images = [conditions.training_image(rule, sample, *name) for sample, name in zip(samples, names)]
-    given = conditions.give(rule, images, samples[0].latent.shape[1], cache.settings)
-    return collate(micro.bucket, samples, draws, given)
+    return collate(micro.bucket, samples, draws, conditions.training_given(rule, cache, samples, names))
 
 
 def _name(stage: Stage, micro: MicroBatch, i: int) -> tuple[str | int, ...]:
@@ -77,6 +76,9 @@ def collate(bucket: str, samples: Sequence[Sample], draws: Sequence[Draw], given
     """Samples of one bucket with their draws, whose noise has the shape of the padded clip, as tensors."""
     texts = [_text(sample.texts[one.variant], one.text_dropped) for sample, one in zip(samples, draws)]
     text, mask, pooled = padded(texts)
+    if given and given.seen:
+        text, mask = put_image_first(given.seen.tokens, text, mask)
+        given = given._replace(seen=None)  # they are among the text now
     data = torch.stack([sample.latent for sample in samples]).float()
     heard = all("sound" in sample.conditions for sample in samples)
     return Batch(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cache.buckets import Bucket
-from cache.read import Sample
+from cache.read import LatentCache, Sample
 from model.conditioning import (
     VARIANTS,
     Conditioned,
@@ -28,22 +28,25 @@ from model.conditioning import (
     widen_input,
 )  # fmt: skip
 from pipelines import Image2Video, Recipe, RecipeError, Stage
+from train import semantic
 from train.draws import generator
+from train.semantic import Seen
 
 CLEAN, NOISED = "first_frame", "noised_first_frame"  # of the cache's conditions
-TOKENS = "image_tokens"
 
 
 class Given(NamedTuple):
     """The images of a micro-batch: latents (B, C, 1, H, W) and how they are fed. padded: frames put in front of the
-    clip's own latent frames."""
+    clip's own latent frames; seen: tokens that stand in front of the text, where the cache holds them."""
 
     variant: str
     image: Tensor
     padded: int = 0
+    seen: Seen | None = None
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Given:
-        return self._replace(image=self.image.to(device, dtype))
+        seen = self.seen.to(device, dtype) if self.seen else None
+        return self._replace(image=self.image.to(device, dtype), seen=seen)
 
 
 # ------------------------------------------------------------------------------------------------------- what is asked
@@ -107,12 +110,22 @@ def training_image(rule: Image2Video, sample: Sample, *name: str | int) -> Tenso
     return drawn[int(generator(*name, "noised image").integers(len(drawn)))]
 
 
-def validation_given(stage: Stage, bucket: str, samples: Sequence[Sample], settings: dict[str, Any]) -> Given | None:
+def training_given(
+    rule: Image2Video, cache: LatentCache, samples: Sequence[Sample], names: Sequence[tuple[str | int, ...]]
+) -> Given:
+    """The images of a micro-batch that is given them. names: of the samples' draws."""
+    images = [training_image(rule, sample, *name) for sample, name in zip(samples, names)]
+    given = give(rule, images, samples[0].latent.shape[1], cache.settings)
+    return given._replace(seen=semantic.in_training(rule, cache, samples, names))
+
+
+def validation_given(stage: Stage, bucket: str, samples: Sequence[Sample], cache: LatentCache) -> Given | None:
     """Clips of a stage that trains on images are validated with theirs, always and without noise."""
     rule = stage.image_to_video
     if rule is None or Bucket.parse(bucket).frames == 1:
         return None
-    return give(rule, [one.conditions[CLEAN] for one in samples], samples[0].latent.shape[1], settings)
+    given = give(rule, [one.conditions[CLEAN] for one in samples], samples[0].latent.shape[1], cache.settings)
+    return given._replace(seen=semantic.as_it_is(rule, cache, samples))
 
 
 def give(rule: Image2Video, images: Sequence[Tensor] | Tensor, frames: int, settings: dict[str, Any]) -> Given:

@@ -68,7 +68,7 @@ class StageSamples:
         rows = [int(row) for pool in pools for row in pool.rows][:PROMPTS]
         found = []
         for number, sample in enumerate(self.cache.read(bucket.name, rows)):
-            given = validation_given(self.stage, bucket.name, [sample], self.cache.settings)
+            given = validation_given(self.stage, bucket.name, [sample], self.cache)
             texts = self._texts if self.stage.prompts else sample.texts
             text = texts[number % len(texts)] if self.stage.prompts else texts[0]
             found.append((text, given.to(self.device, torch.float32) if given else None))

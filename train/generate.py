@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from model.conditioning import put_image_first
 from model.text import TextStates
 from model.vae import Vae
 from train import flow
@@ -25,11 +26,14 @@ def latents(
     """Noise (B, C, T, H, W) -> latents of that shape, float32, one per text.
 
     guidance 1 asks the network once per step, any other value twice: with the text and without. given: an image per
-    text; noise then has the frames that the variant pads in front, which are dropped from what is returned.
+    text; noise then has the frames that the variant pads in front, which are dropped from what is returned. Without
+    the text a black picture is seen, where tokens of the image stand among the text's.
     """
     device, count = noise.device, len(texts)
-    text, mask, pooled = (one.to(device) for one in padded(texts))
-    empty, empty_mask, empty_pooled = (one.to(device) for one in padded([no_text(one) for one in texts]))
+    told = padded(texts), padded([no_text(one) for one in texts])
+    if given and given.seen:
+        told = _among(told[0], given.seen.tokens), _among(told[1], given.seen.black[None].expand(count, -1, -1))
+    (text, mask, pooled), (empty, empty_mask, empty_pooled) = ([one.to(device) for one in some] for some in told)
 
     def velocity_of(x: Tensor, t: Tensor) -> Tensor:
         fed_x, times, counts = fed(x, t.to(device, torch.float32).expand(count), given, cast(int, model.in_channels))
@@ -41,6 +45,12 @@ def latents(
 
     start = placed(noise.float(), given) if given else noise.float()
     return shortened(flow.SOLVERS[solver](velocity_of, start, flow.schedule(steps, shift)), given)
+
+
+def _among(text: tuple[Tensor, Tensor, Tensor], image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    states, mask = put_image_first(image.to(text[0].device), text[0], text[1])
+    assert mask is not None
+    return states, mask, text[2]
 
 
 def noise_of(seed: int, number: int, shape: tuple[int, ...]) -> Tensor:

@@ -15,7 +15,7 @@ from cache.read import LatentCache, open_cache
 from commands import Stop, hold
 from model.dit import DiT, compile_blocks
 from pipelines import Recipe, RecipeError, Stage, resolved
-from train import adapters, checkpoint, conditions, distributed, stages
+from train import adapters, checkpoint, conditions, distributed, semantic, stages
 from train import batch as batches
 from train.data import FeedPools, changes, stage_pools
 from train.distributed import World, barrier
@@ -72,6 +72,8 @@ def train_stage(recipe: Recipe, name: str, world: World, stop: Stop, options: Op
     stage = stages.stage_of(recipe, name)
     check_world(stage, name, world.size)
     cache = open_cache(recipe)
+    if stage.image_to_video:
+        semantic.every(stage.image_to_video, cache.settings)
     folder = RunFolder(stages.run_folder(recipe, name))
     with ExitStack() as held:
         if world.first:

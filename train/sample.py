@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Annotated, Any, NamedTuple
 
 import typer
@@ -95,7 +96,7 @@ class _Studio:
         self.widths = stages.widths_of(found.cache)
         self.model = trained.network(found, stage).to(self.device).eval()
         self.settings, self.images = found.cache, found.recipe.stages[stage].image_to_video
-        cache = found.recipe.cache
+        self.recipe, cache = found.recipe, found.recipe.cache
         self.vae = load_vae(cache.vae, self.device, cache.tiling)
         self.encoder = load_text(cache.text, cache.text_pooled, cache.text_length, cache.template, self.device)
 
@@ -124,7 +125,26 @@ class _Studio:
 
         assert self.images is not None  # _moving saw to it
         image = self.vae.encode(to_video(first[None, None]).to(self.device))[0]
-        return conditions.give(self.images, image, frames, self.settings)
+        given = conditions.give(self.images, image, frames, self.settings)
+        return given._replace(seen=self._seen(first))
+
+    def _seen(self, first: Any) -> Any:
+        """Tokens of the image and of a black picture, where the stage was trained with them."""
+        import numpy as np
+
+        from train import semantic
+
+        step = semantic.every(self.images, self.settings)
+        if step is None:
+            return None
+        tokens = self._seer.encode(np.stack([first, np.zeros_like(first)]))[:, ::step].to(self.device)
+        return semantic.Seen(tokens[:1], tokens[1])
+
+    @cached_property
+    def _seer(self) -> Any:
+        from cache.networks import image_tokens_of
+
+        return image_tokens_of(self.recipe, self.device)
 
 
 def _prompts(given: Sequence[str] | None, path: str | None) -> list[str]:

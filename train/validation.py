@@ -58,7 +58,7 @@ def load(cache: LatentCache, stage: Stage, part: Part) -> Batch:
     quantile = torch.tensor((part.quantile + 0.5) / QUANTILES, dtype=torch.float64)
     t = float(flow.times(quantile, stage.flow, Bucket.parse(part.bucket).tokens()))
     channels, frames, *sides = samples[0].latent.shape
-    given = conditions.validation_given(stage, part.bucket, samples, cache.settings)
+    given = conditions.validation_given(stage, part.bucket, samples, cache)
     shape = (channels, frames + (given.padded if given else 0), *sides)
     draws = [Draw(t, 0, False, normal(shape, stage.seed, "validation", name, part.quantile)) for name in part.names]
     return collate(part.bucket, samples, draws, given)
