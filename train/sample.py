@@ -134,6 +134,7 @@ class _Studio:
 
         from train import semantic
 
+        assert self.images is not None
         step = semantic.every(self.images, self.settings)
         if step is None:
             return None
