@@ -77,7 +77,7 @@ def collate(bucket: str, samples: Sequence[Sample], draws: Sequence[Draw], given
     texts = [_text(sample.texts[one.variant], one.text_dropped) for sample, one in zip(samples, draws)]
     text, mask, pooled = padded(texts)
     if given and given.seen:
-        text, mask = put_image_first(given.seen.tokens, text, mask)
+        text, mask = behind(given.seen.tokens, text, mask)
         given = given._replace(seen=None)  # they are among the text now
     data = torch.stack([sample.latent for sample in samples]).float()
     heard = all("sound" in sample.conditions for sample in samples)
@@ -104,6 +104,13 @@ def padded(texts: Sequence[TextStates]) -> tuple[Tensor, Tensor, Tensor]:
         states = states.new_zeros(states.shape[0], 1, states.shape[2])
     mask = torch.arange(states.shape[1])[None] < lengths[:, None]
     return states, mask, torch.stack([one.pooled.float() for one in texts])
+
+
+def behind(image: Tensor, text: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Text (B, L, D) and its mask behind an image's tokens (B, M, D)."""
+    joined, joined_mask = put_image_first(image, text, mask)
+    assert joined_mask is not None
+    return joined, joined_mask
 
 
 def no_text(like: TextStates) -> TextStates:

@@ -9,11 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model.conditioning import put_image_first
 from model.text import TextStates
 from model.vae import Vae
 from train import flow
-from train.batch import no_text, padded
+from train.batch import behind, no_text, padded
 from train.conditions import Given, fed, placed, shortened
 from train.draws import normal
 
@@ -30,10 +29,11 @@ def latents(
     the text a black picture is seen, where tokens of the image stand among the text's.
     """
     device, count = noise.device, len(texts)
-    told = padded(texts), padded([no_text(one) for one in texts])
+    text, mask, pooled = (one.to(device) for one in padded(texts))
+    empty, empty_mask, empty_pooled = (one.to(device) for one in padded([no_text(one) for one in texts]))
     if given and given.seen:
-        told = _among(told[0], given.seen.tokens), _among(told[1], given.seen.black[None].expand(count, -1, -1))
-    (text, mask, pooled), (empty, empty_mask, empty_pooled) = ([one.to(device) for one in some] for some in told)
+        text, mask = behind(given.seen.tokens, text, mask)
+        empty, empty_mask = behind(given.seen.black.expand_as(given.seen.tokens), empty, empty_mask)
 
     def velocity_of(x: Tensor, t: Tensor) -> Tensor:
         fed_x, times, counts = fed(x, t.to(device, torch.float32).expand(count), given, cast(int, model.in_channels))
@@ -45,12 +45,6 @@ def latents(
 
     start = placed(noise.float(), given) if given else noise.float()
     return shortened(flow.SOLVERS[solver](velocity_of, start, flow.schedule(steps, shift)), given)
-
-
-def _among(text: tuple[Tensor, Tensor, Tensor], image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    states, mask = put_image_first(image.to(text[0].device), text[0], text[1])
-    assert mask is not None
-    return states, mask, text[2]
 
 
 def noise_of(seed: int, number: int, shape: tuple[int, ...]) -> Tensor:
