@@ -24,7 +24,7 @@ from cache.members import unpack
 from cache.pixels import Crop
 from cache.plan import Item, Shard
 from cache.state import BucketState
-from compat import mend_torchvision
+from compat import keep_freed_memory, mend_torchvision
 from media import storage
 from media.frames import fit
 from media.write import write_mp4
@@ -152,6 +152,8 @@ def _dailies(asked: argparse.Namespace, out: Path) -> dict[str, Any]:
     vae = Watched(inner.encode, asked.device)
     inner.encode(torch.zeros(1, 3, 1, asked.side_px, asked.side_px))
     started, cpu_s = time.perf_counter(), time.process_time()
+    if asked.device == "cpu":
+        keep_freed_memory()
     with sparing_threads() if asked.device == "cpu" else nullcontext():
         make_latents(recipe, [job], Networks(vae), asked.workers, lambda bucket, count: None, lambda: False)  # type: ignore[arg-type]
     if state.counts() != (len(items), 0):

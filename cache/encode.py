@@ -19,7 +19,6 @@ from cache.plan import Item, Shard
 from cache.readers import Request, Result, read_ahead
 from cache.shards import writing_shard
 from cache.state import BucketState
-from compat import keep_freed_memory
 from model.image_tokens import ImageTokens
 from model.vae import Vae
 from pipelines import Recipe
@@ -73,9 +72,8 @@ def make_latents(recipe: Recipe, jobs: Sequence[Job], networks: Networks, worker
 
 @contextmanager
 def sparing_threads() -> Iterator[None]:
-    """A VAE on a CPU leaves one core to the readers (two threads that share a core with a reader wait for each other)
-    and keeps its memory. A latent's bytes depend on neither."""
-    keep_freed_memory()
+    """A VAE on a CPU leaves one core to the readers: two threads that share a core with a reader wait for each other.
+    A latent's bytes don't depend on it."""
     before = torch.get_num_threads()
     torch.set_num_threads(max(1, before - 1))
     try:

@@ -42,7 +42,8 @@ def main(
         return _dry_run(chosen, stage, as_json)
     from cache.update import Options
 
-    options, stop = Options(stage, workers, device, retry_failed, as_json), commands.Stop()
+    stop = commands.Stop()
+    options = Options(stage, workers, device, retry_failed, as_json, own_process=__name__ == "__main__")
     return _on_ray(chosen, options, stop, processes) if ray else _here(chosen, options, stop)
 
 
@@ -62,7 +63,7 @@ def _on_ray(recipe: Recipe, options: Any, stop: commands.Stop, processes: int | 
     from cache.on_ray import RayCrew
     from cache.update import update
 
-    quiet = options._replace(retry_failed=False, as_json=False)
+    quiet = options._replace(retry_failed=False, as_json=False, own_process=True)
     crew = RayCrew(resolved(recipe), quiet._asdict(), processes, lambda: stop.asked)
     try:
         done = update(recipe, options, _say, lambda: stop.asked, crew)

@@ -141,11 +141,16 @@ class Fetch:
             os.replace(self._partial, self.local)
             self.here = True
             return
-        file, start = self._file, number * PART_BYTES
-        if file is None:
-            raise Removed(self.local)
+        start = number * PART_BYTES
         stop = min(start + PART_BYTES, self.wanted.bytes or 0)
-        ranges.read_part(self._url, start, stop, lambda at, data: os.pwrite(file, data, at))
+        with self._lock:
+            if self._file is None:
+                raise Removed(self.local)
+            file = os.dup(self._file)  # remove() may close ours meanwhile, and its number become another file's
+        try:
+            ranges.read_part(self._url, start, stop, lambda at, data: os.pwrite(file, data, at))
+        finally:
+            os.close(file)
 
     def finish(self) -> None:
         """Give the file its name when every part is here: a later run finds it."""

@@ -25,6 +25,7 @@ from cache.networks import best_device, image_tokens_of, text_of, vae_of
 from cache.plan import extended, sample_bytes, shards
 from cache.speed import write_speed
 from cache.state import BucketState
+from compat import keep_freed_memory
 from curate.tables import Tables
 from media import storage
 from pipelines import Recipe, RecipeError, fingerprint
@@ -34,13 +35,15 @@ Stopping = Callable[[], bool]
 
 
 class Options(NamedTuple):
-    """workers: processes that read pixels (None: one per core; 0: none); device: None is cuda where there is one."""
+    """workers: processes that read pixels (None: one per core; 0: none); device: None is cuda where there is one;
+    own_process: this process is for encoding alone, so settings of the whole process may be changed."""
 
     stage: str | None = None
     workers: int | None = None
     device: str | None = None
     retry_failed: bool = False
     as_json: bool = False
+    own_process: bool = False
 
 
 class Summary(NamedTuple):
@@ -187,6 +190,8 @@ def _make(recipe: Recipe, options: Options, jobs: list[Job], stopping: Stopping,
         write_black(jobs[0].state.folder, networks.seer, recipe.cache.dtype)
     progress = commands.Progress("latents", total, options.as_json)
     workers = options.workers if options.workers is not None else os.cpu_count() or 1
+    if options.own_process and device.type == "cpu" and workers:
+        keep_freed_memory()
     with sparing_threads() if device.type == "cpu" and workers else nullcontext():
         make_latents(
             recipe, mine, networks, workers, lambda bucket, count: progress.add(count, bucket=bucket.name), stopping
