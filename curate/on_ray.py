@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -59,17 +60,19 @@ class _Board:
 
 
 class Cluster:
-    """The job's cluster, or a private one. Use as a context; `said` is a line that says which."""
+    """The job's cluster, or a private one. Use as a context; says on standard error which."""
 
     def __init__(self, recipe: Recipe):
         self.workers, self.stored_bytes = recipe.curate.workers, 0
 
     def __enter__(self) -> Cluster:
-        self.said = connect()
+        self.folder = tempfile.TemporaryDirectory(prefix="dailies-ray-", ignore_cleanup_errors=True)
+        print(_connect(self.folder.name), file=sys.stderr)
         return self
 
     def __exit__(self, *_: object) -> None:
         ray.shutdown()
+        self.folder.cleanup()
 
     def room(self) -> Room:
         """CPUs in all and of the largest machine."""
@@ -210,8 +213,8 @@ class _Crew:
             self.beat(f"waiting for a worker with 1 CPU ({ray.available_resources().get('CPU', 0):g} free)", 0)
 
 
-def connect() -> str:
-    """Join the job's cluster (RAY_ADDRESS), or start a private one for this run. Returns a line that says which."""
+def _connect(folder: str) -> str:
+    """Join the job's cluster (RAY_ADDRESS), or start a private one that lives in a folder. Returns a line that says which."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if os.environ.get("RAY_ADDRESS"):
@@ -220,5 +223,5 @@ def connect() -> str:
     # Without a mode, a private cluster writes a token into the home folder and later clusters ask for it.
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     private: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 256_000_000}
-    ray.init(address="local", _temp_dir=tempfile.mkdtemp(prefix="dailies-ray-"), **private, **quiet)
+    ray.init(address="local", _temp_dir=folder, **private, **quiet)
     return "on a private local Ray"
