@@ -153,7 +153,8 @@ def _rows(table: pa.Table, clip_ids: list[str]) -> dict[str, Mapping[str, Any]]:
     """clip_id -> its row of a ledger, for each of the clips."""
     there = table.filter(pc.is_in(table["clip_id"], value_set=pa.array(clip_ids, pa.string()))).to_pylist()
     absent = {"kept": False, "reason": "not in the ledger: run `curate`", "weight": 0.0, "split": ""}
-    return dict.fromkeys(clip_ids, absent) | {row["clip_id"]: row for row in there}
+    found: dict[str, Mapping[str, Any]] = dict.fromkeys(clip_ids, absent)
+    return found | {row["clip_id"]: row for row in there}
 
 
 def _outcome(found: Mapping[str, Any]) -> str:
