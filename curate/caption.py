@@ -2,6 +2,9 @@
 
 The fields are those of HunyuanVideo's captions (arXiv 2412.03603, section 3.2). They come from a sidecar beside the
 file, else from what was measured: then they say no more than was measured.
+
+A JSON sidecar may say what is in which part of its file: `shots`, a list of objects with `start_s`, `end_s` and fields.
+A clip takes the fields of the shot it lies in for itself, and the file's for what is not said of the shot.
 """
 
 from __future__ import annotations
@@ -14,9 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict, StrictStr, ValidationError
 
-RENDER_VERSION = 1  # part of the fingerprint of the table `captions`: raise it when a rendering changes
+RENDER_VERSION = 2  # part of the fingerprint of the table `captions`: raise it when a rendering changes
 KEEP = 0.6  # chance of each field in a varied rendering
 FREE_TEXT = ("caption", "text", "prompt", "description", "title")  # names that others give the short description
+DESCRIPTIONS = ("short", "dense", "background", *FREE_TEXT)
 
 
 class Caption(BaseModel):
@@ -55,13 +59,14 @@ def describe(clip: Mapping[str, Any], scores: Mapping[str, Any], sidecar: tuple[
     if sidecar is None:
         return Described(measured(clip, scores), "measured", None)
     try:
-        return Described(from_sidecar(*sidecar), "sidecar", None)
+        return Described(from_sidecar(*sidecar, _span(clip)), "sidecar", None)
     except ValueError as error:
         return Described(measured(clip, scores), "measured", str(error))
 
 
-def from_sidecar(text: str, suffix: str) -> Caption:
-    """suffix `.txt`: plain text; `.json`: the fields of Caption, other keys are left alone.
+def from_sidecar(text: str, suffix: str, span: tuple[float, float] | None = None) -> Caption:
+    """suffix `.txt`: plain text; `.json`: the fields of Caption, other keys are left alone. span: [start_s, end_s) of
+    the clip, whose shot is taken; None is the whole file.
 
     Raises ValueError saying what the sidecar should hold.
     """
@@ -75,18 +80,19 @@ def from_sidecar(text: str, suffix: str) -> Caption:
         raise ValueError(f"the sidecar is not JSON: {error.msg} in line {error.lineno}") from None
     if not isinstance(found, dict):
         raise ValueError(f"the sidecar must be a JSON object of caption fields, got a {type(found).__name__}")
-    return _from_fields(found)
+    return _from_fields(_of_shot(found, span))
 
 
 def measured(clip: Mapping[str, Any], scores: Mapping[str, Any]) -> Caption:
-    """A row of `clips` and its scores by name (None is unknown) -> a caption of nothing but what was measured."""
+    """A row of `clips`, its scores by name (None is unknown) and the names of its `colours`, largest share first -> a
+    caption of nothing but what was measured."""
     is_video = clip.get("media") != "image"
     look = ", ".join(word for word in (_brightness(scores), _colour(scores)) if word)
     movement = _movement(scores) if is_video else None
     seen = " and ".join(word for word in (_people(scores), _writing(scores)) if word)
     words = [look, {"static": "still", None: ""}.get(movement, movement), "video clip" if is_video else "picture"]
     short = " ".join(word for word in words if word)
-    short = f"{'An' if short[0] in 'aeiou' else 'A'} {short}{f' with {seen}' if seen else ''}."
+    short = f"{'An' if short[0] in 'aeiou' else 'A'} {short}{_colours(scores)}{f' with {seen}' if seen else ''}."
     return Caption(
         short=short,
         dense=_extent(clip, is_video),
@@ -98,7 +104,8 @@ def measured(clip: Mapping[str, Any], scores: Mapping[str, Any]) -> Caption:
 
 def render(caption: Caption, variant: int) -> str:
     """The sentences of a caption, never empty. variant 0: all fields in order; 1: the short description alone; above,
-    fields are dropped and permuted, drawn by the caption and the variant, so that no caption style is overfitted."""
+    fields are dropped and permuted, drawn by the caption and the variant, so that no caption style is overfitted; one
+    that says what is seen always stays."""
     if variant < 0:
         raise ValueError(f"variant must be 0 or more, got {variant}")
     parts = sentences(caption)
@@ -107,7 +114,9 @@ def render(caption: Caption, variant: int) -> str:
     if variant == 0:
         return " ".join(parts.values())
     draw = np.random.default_rng([variant, *caption.model_dump_json().encode()])
-    kept = [name for name in parts if draw.random() < KEEP] or ["short"]
+    kept = [name for name in parts if draw.random() < KEEP]
+    if not any(name in DESCRIPTIONS for name in kept):
+        kept.append("short")
     return " ".join(parts[kept[place]] for place in draw.permutation(len(kept)))
 
 
@@ -140,11 +149,37 @@ def _from_text(text: str) -> Caption:
     return Caption(short=lines[0], dense=" ".join(lines) if len(lines) > 1 else None)
 
 
+def _span(clip: Mapping[str, Any]) -> tuple[float, float] | None:
+    start_s, end_s = clip.get("start_s"), clip.get("end_s")
+    return None if start_s is None or end_s is None else (float(start_s), float(end_s))
+
+
+def _of_shot(found: dict[str, Any], span: tuple[float, float] | None) -> dict[str, Any]:
+    """The file's fields with those of the shot that most of the span lies in. Where a shot is described in words, the
+    file's descriptions are left out: they tell of the other shots too."""
+    if "shots" not in found or span is None:
+        return found
+    shots = found["shots"]
+    if not _is_list(shots) or not all(isinstance(one, dict) and _is_span(one) for one in shots):
+        raise ValueError("the sidecar's shots must be a list of objects with numbers start_s < end_s")
+    shared = [min(span[1], one["end_s"]) - max(span[0], one["start_s"]) for one in shots]
+    best = max(range(len(shots)), key=shared.__getitem__, default=None)
+    if best is None or shared[best] < (span[1] - span[0]) / 2:
+        return found
+    described = any(shots[best].get(name) for name in ("short", "dense", *FREE_TEXT))
+    kept = {name: value for name, value in found.items() if not (described and name in DESCRIPTIONS)}
+    return kept | shots[best]
+
+
+def _is_span(shot: dict[str, Any]) -> bool:
+    start_s, end_s = shot.get("start_s"), shot.get("end_s")
+    return isinstance(start_s, (int, float)) and isinstance(end_s, (int, float)) and start_s < end_s
+
+
 def _from_fields(found: dict[str, Any]) -> Caption:
     fields = {name: found[name] for name in Caption.model_fields if found.get(name) not in (None, "", [])}
     if "tags" in fields:
-        tags = fields["tags"]
-        fields["tags"] = [tags] if isinstance(tags, str) else [str(tag) for tag in tags] if _is_list(tags) else tags
+        fields["tags"] = _tags(fields["tags"])
     named = next((found[name] for name in FREE_TEXT if isinstance(found.get(name), str) and found[name].strip()), None)
     if "short" not in fields and (start := named or fields.get("dense")):
         fields["short"] = start
@@ -155,6 +190,13 @@ def _from_fields(found: dict[str, Any]) -> Caption:
     except ValidationError as error:
         wrong = error.errors()[0]
         raise ValueError(f"the sidecar's {'.'.join(map(str, wrong['loc']))}: {wrong['msg'].lower()}") from None
+
+
+def _tags(tags: Any) -> Any:
+    """One text, a list, or an object ({"quality": "high"} is the tag `high quality`)."""
+    if isinstance(tags, dict):
+        return [f"{value} {name}" for name, value in tags.items()]
+    return [tags] if isinstance(tags, str) else [str(tag) for tag in tags] if _is_list(tags) else tags
 
 
 def _is_list(value: Any) -> bool:
@@ -178,6 +220,11 @@ def _brightness(scores: Mapping[str, Any]) -> str | None:
 def _colour(scores: Mapping[str, Any]) -> str | None:
     value = scores.get("colourfulness")
     return None if value is None else "colourless" if value < 6 else "colourful" if value > 45 else None
+
+
+def _colours(scores: Mapping[str, Any]) -> str:
+    names = scores.get("colours") or []
+    return f" in {' and '.join(filter(None, [', '.join(names[:-1]), names[-1]]))}" if names else ""
 
 
 def _movement(scores: Mapping[str, Any]) -> str | None:

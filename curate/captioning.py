@@ -1,4 +1,7 @@
-"""Captions of a unit's clips: sidecars beside the footage where there are some, else what was measured."""
+"""Captions of a unit's clips: sidecars beside the footage where there are some, else what was measured.
+
+Colours are measured here, from the proxies of clips without a sidecar.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,14 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from curate import caption
+from curate import caption, colours
+from curate.pictures import decode_jpegs
 from curate.tables import SCHEMAS, Tables, read_part, typed
 from media import storage
+
+BATCH_CLIPS = 64  # clips whose proxies are held at once
 
 
 class Plan(NamedTuple):
@@ -38,6 +45,7 @@ def plan(tables: Tables, part: str, listed: dict[str, str]) -> Plan:
 def make(tables: Tables, planned: Plan, part: str) -> pa.Table:
     """The rows of `captions` of one unit. part: the file name of its parts."""
     scores = _scores(tables, part)
+    _add_colours(scores, tables, planned, part)
     texts = {path: _read(one) for path, one in planned.sidecar.items()}
     variants = tables.recipe.cache.caption_variants
     rows = []
@@ -54,6 +62,18 @@ def make(tables: Tables, planned: Plan, part: str) -> pa.Table:
             }
         )
     return typed(rows, SCHEMAS["captions"])
+
+
+def _add_colours(scores: dict[str, dict[str, Any]], tables: Tables, planned: Plan, part: str) -> None:
+    """`colours` among the scores of every clip that has no sidecar."""
+    silent = {clip["clip_id"] for clip in planned.clips.to_pylist() if clip["path"] not in planned.sidecar}
+    if not silent:
+        return
+    with storage.open_read(storage.join(tables.folder("proxies"), part)) as file:
+        for batch in pq.ParquetFile(file).iter_batches(BATCH_CLIPS, columns=["clip_id", "jpegs"]):
+            for row in batch.to_pylist():
+                if row["clip_id"] in silent and row["jpegs"]:
+                    scores.setdefault(row["clip_id"], {})["colours"] = colours.named(decode_jpegs(row["jpegs"]))
 
 
 def _read(path: str) -> tuple[str, str]:

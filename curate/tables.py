@@ -111,6 +111,7 @@ class Tables:
     def settings(self) -> dict[str, dict[str, Any]]:
         """For every table the settings that make its rows: what its fingerprint covers."""
         from curate.caption import RENDER_VERSION
+        from curate.colours import COLOURS_VERSION
         from curate.concepts import concepts_settings
         from curate.embed import embed_settings, same
         from curate.hashes import HASH_VERSION
@@ -137,7 +138,8 @@ class Tables:
         }
         scores = {name: fingerprint(found[f"scores.{name}"]) for name in self.signals}
         found["captions"] = {
-            "clips": clips,
+            "proxies": found["proxies"],
+            "colours": COLOURS_VERSION,
             "scores": scores,
             "variants": self.recipe.cache.caption_variants,
             "version": RENDER_VERSION,

@@ -64,7 +64,7 @@ def _moving_things() -> list[Film]:
         Film("discs.mp4", 320, 180, 24, discs, "discs", "Red discs fly over changing backgrounds, still camera."),
         Film("stars.mp4", 320, 180, 30, stars, "stars", "Yellow stars drift over a dark sky and a brick wall.",
              coding=Coding("hevc", 22)),
-        Film("squares.webm", 256, 256, 25, squares, "squares", "Blue squares float over bright patterns.", "json",
+        Film("squares.webm", 256, 256, 25, squares, "squares", "Blue squares float over bright patterns.",
              coding=Coding("vp9", 24)),
         Film("triangles.mp4", 180, 320, 30, triangles, "triangles", "Green triangles fly over stripes and red clouds."),
         Film("rings.mkv", 320, 240, 25, rings, "rings", "White rings turn in front of coloured surfaces.",
@@ -100,14 +100,14 @@ def _camera_moves() -> list[Film]:
     take = shots("red tree", "city pink/purple, pan right, 14", speed=0.06)
     return [
         Film("pans.mp4", 384, 216, 24, pans, "trees", "Green trees before walls and houses; the camera pans."),
-        Film("tilts.mp4", 320, 180, 25, tilts, "posts", "Orange posts before walls; the camera tilts.", "json"),
+        Film("tilts.mp4", 320, 180, 25, tilts, "posts", "Orange posts before walls; the camera tilts."),
         Film("zooms.mp4", 320, 240, 24, zooms, "crosses", "Purple crosses before bright patterns; the camera zooms."),
         Film("around.mp4", 384, 216, 30, around, "trees", "Pink trees; the camera moves around them.",
              coding=Coding("av1", 32)),
         Film("handheld.mp4", 320, 180, 30, handheld, "posts", "Yellow posts, filmed with a handheld camera."),
         Film("roll.mp4", 256, 256, 24, roll, "crosses", "Teal crosses; the camera rolls.", None),
-        Film("shake.mp4", 320, 180, 30, shake, "squares", "Orange squares before green clouds; the camera shakes."),
-        Film("long_take.mp4", 256, 144, 24, take, "trees", "Red trees in a pink city; the camera pans right slowly."),
+        Film("shake.mp4", 320, 180, 30, shake, "squares", "Orange squares before green clouds; the camera shakes.", "txt"),
+        Film("long_take.mp4", 256, 144, 24, take, "trees", "Red trees in a pink city; the camera pans right slowly.", "txt"),
     ]  # fmt: skip
 
 
@@ -117,10 +117,10 @@ def _photographs() -> list[Film]:
     flower = shots("red disc", "flower, zoom out, 3, dissolve 14", "leaves, pan right, 3", standing=0)
     petals = shots("blue disc", "petals, static, 3", "walls, static, 3", moving=5)
     return [
-        Film("temple.mp4", 640, 360, 24, temple, "photograph", "A photograph of a Chinese temple; a pan to the left.",
+        Film("temple.mp4", 640, 360, 24, temple, "photograph", "A photograph of a Chinese temple; a pan to the left.", "txt",
              coding=Coding("h264", 18)),
         Film("roofs.mov", 384, 256, 24, roofs, "photograph", "Photographs of a Chinese temple and its garden."),
-        Film("flower.mp4", 480, 320, 25, flower, "photograph", "A photograph of an orange flower.", "json"),
+        Film("flower.mp4", 480, 320, 25, flower, "photograph", "A photograph of an orange flower."),
         Film("petals.mp4", 320, 240, 30, petals, "photograph", "Blue discs fly over photographs."),
     ]  # fmt: skip
 
@@ -201,7 +201,7 @@ def _overlays() -> list[Film]:
              logo=Logo("middle", 0.5, "ring", "white", 0.4)),
         Film("letterbox.mp4", 320, 240, 25, letter, "discs", "Orange discs between black bars.",
              border=Border(top=30, bottom=30)),
-        Film("pillarbox.mp4", 426, 240, 25, pillar, "triangles", "Yellow triangles between grey pillars.",
+        Film("pillarbox.mp4", 426, 240, 25, pillar, "triangles", "Yellow triangles between grey pillars.", "txt",
              border=Border(left=62, right=64, colour=(90, 90, 90))),
         Film("frame.mp4", 320, 240, 24, frame, "rings", "Blue rings in a white frame.", None,
              border=Border(16, 12, 16, 12, (235, 235, 235))),

@@ -49,7 +49,8 @@ class Variant:
 
 @dataclass(frozen=True)
 class Film:
-    """width, height: upright, borders included. family: the concept. sidecar: "txt", "json" or None."""
+    """width, height: upright, borders included. family: the concept. sidecar: "json" says what is in each shot, "txt" what
+    is in the file; None is none."""
 
     file: str
     width: int
@@ -58,7 +59,7 @@ class Film:
     shots: tuple[Shot, ...]
     family: str = "shapes"
     caption: str = ""
-    sidecar: str | None = "txt"
+    sidecar: str | None = "json"
     coding: Coding = field(default_factory=Coding)
     logo: Logo | None = None
     border: Border | None = None

@@ -1,7 +1,8 @@
 """Generated footage with known truth: `python -m examples.footage data/footage [--seed 0] [--textures clouds,city]`.
 
 Writes about fifty small files (videos in many codecs and containers, some images, some broken on purpose), sidecar
-captions beside them (`x.txt`, `x.json`) and `truth.json`. Equal arguments give equal pictures.
+captions beside them (`x.txt` of the file, `x.json` of each shot too) and `truth.json`. Equal arguments give equal
+pictures.
 
 truth.json
     version, seed, textures
@@ -62,12 +63,12 @@ import numpy as np
 
 from .catalogue import films
 from .encode import cut_short, presentation_times, write_video
-from .films import Film, frame_times, kept_frames, layout, render_film, vary
+from .films import Film, Shot, frame_times, kept_frames, layout, render_film, vary
 from .moves import CAMERA_CLASSES
 from .scenes import Scene, render_scene
-from .textures import TEXTURES, Image
+from .textures import PHOTO_CROPS, TEXTURES, Image
 from .truth import duplicate_groups, film_record, related_files
-from .words import describe, subject
+from .words import describe, ground, subject
 
 TRUTH_VERSION = 2
 CUT_SHORT = {"truncated.mp4": 0.6}  # share of the bytes that stay
@@ -115,8 +116,9 @@ def make_film(film: Film, folder: str, seed: int) -> dict[str, Any]:
         os.replace(made, path)
     if len(stored) != stop - first:
         raise RuntimeError(f"{path}: must hold {stop - first} frames, holds {len(stored)}")
-    _write_sidecar(film, path)
-    return film_record(film, seed, stored, CUT_SHORT.get(film.file))
+    record = film_record(film, seed, stored, CUT_SHORT.get(film.file))
+    _write_sidecar(film, record, path)
+    return record
 
 
 def _turned(frame: Image, rotation: int) -> Image:
@@ -124,26 +126,34 @@ def _turned(frame: Image, rotation: int) -> Image:
     return np.ascontiguousarray(np.rot90(frame, rotation // 90)) if rotation else frame
 
 
-def _write_sidecar(film: Film, path: Path) -> None:
+def _write_sidecar(film: Film, record: dict[str, Any], path: Path) -> None:
     if film.sidecar == "txt":
         write_atomic(path.with_suffix(".txt"), film.caption + "\n")
     elif film.sidecar == "json":
-        write_atomic(path.with_suffix(".json"), json.dumps(structured_caption(film), indent=1))
+        write_atomic(path.with_suffix(".json"), json.dumps(structured_caption(film, record), indent=1))
 
 
-def structured_caption(film: Film) -> dict[str, Any]:
-    """The structured fields of a caption, as a captioning model would fill them."""
-    shots = [describe(shot.scene) for shot in film.shots]
-    grounds = sorted({shot.scene.background.replace("_", " ") for shot in film.shots})
+def structured_caption(film: Film, record: dict[str, Any]) -> dict[str, Any]:
+    """The structured fields of a caption, as a captioning model would fill them: of the film, and of each shot."""
+    shown = [describe(shot.scene) for shot in film.shots]
     return {
         "short": film.caption,
-        "dense": " ".join([film.caption, *dict.fromkeys(shots)]),
-        "background": ", ".join(grounds),
-        "style": "photograph" if film.family == "photograph" else "computer animation, flat coloured shapes",
-        "shot_type": "medium shot",
-        "lighting": "even light",
-        "atmosphere": "calm",
-        "tags": {"source": "generated", "quality": "high", "family": film.family},
+        "dense": " ".join([film.caption, *dict.fromkeys(shown)]),
+        "tags": {"source": "generated"},
+        "shots": [_shot_caption(film.shots[one["shot"]], one) for one in record["shots"]],
+    }
+
+
+def _shot_caption(shot: Shot, record: dict[str, Any]) -> dict[str, Any]:
+    photograph = shot.scene.background in PHOTO_CROPS
+    return {
+        "start_s": record["start_s"],
+        "end_s": record["end_s"],
+        "short": f"{subject(shot.scene)}.",
+        "background": ground(shot.scene),
+        "style": "photograph" if photograph else "computer animation",
+        "lighting": {"right": "even light", "over": "overexposed", "under": "dim light"}[record["exposure"]],
+        "camera": shot.scene.move,
     }
 
 

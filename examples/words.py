@@ -43,10 +43,14 @@ def describe(scene: Scene) -> str:
 
 
 def subject(scene: Scene) -> str:
-    ground = GROUNDS[scene.background].format(*scene.colours)
+    behind = ground(scene)
     things = f"{scene.thing_colour} {scene.thing}{'es' if scene.thing.endswith('s') else 's'}"
     if scene.moving:
-        return f"{things.capitalize()} moving over {ground}"
+        return f"{things.capitalize()} moving over {behind}"
     if scene.standing:
-        return f"{things.capitalize()} in front of {ground}"
-    return ground[0].upper() + ground[1:]
+        return f"{things.capitalize()} in front of {behind}"
+    return behind[0].upper() + behind[1:]
+
+
+def ground(scene: Scene) -> str:
+    return GROUNDS[scene.background].format(*scene.colours)

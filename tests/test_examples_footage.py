@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
+from curate.caption import from_sidecar
 from examples.footage import generate
 from examples.moves import CAMERA_CLASSES
 
@@ -299,6 +300,10 @@ def test_sidecars_say_the_caption(generated: Path, truth: dict[str, Any]) -> Non
         elif record["sidecar"] == "json":
             fields = json.loads(beside.read_text())
             assert fields["short"] == record["caption"] and fields["dense"] and fields["tags"]
+            for said, shot in zip(fields["shots"], record["shots"], strict=True):
+                found = from_sidecar(beside.read_text(), ".json", (shot["start_s"], shot["end_s"]))
+                assert said["start_s"] == shot["start_s"] and found.short == said["short"]
+                assert shot["caption"].startswith(said["short"]) and found.dense is None and found.tags
         else:
             assert not any((generated / name).with_suffix(end).exists() for end in (".txt", ".json")), name
     assert kinds == {"txt", "json", None}

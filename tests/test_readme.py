@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-FILES = ("pans_small.mp4", "pans.txt", "squares.webm", "squares.json", "turned.mp4", "rings.mkv", "picture_temple.png")
+FILES = ("pans_small.mp4", "pans.json", "squares.webm", "squares.json", "turned.mp4", "rings.mkv", "picture_temple.png")
 SHORT = ["--set", "stages.256px.steps=2", "--set", "stages.256px.sample_every=2", "--set", "stages.256px.tokens=320"]
 SHORT += ["--set", "views.video_256.size=64", "--set", "views.image_256.size=64"]
 

@@ -18,7 +18,7 @@ from media import storage
 from pipelines import Recipe, load
 from tests.test_curate_run import CURATE
 
-FILES = ("pans.mp4", "pans.txt", "still.mp4", "empty.mp4", "picture_temple.png")
+FILES = ("pans.mp4", "pans.json", "still.mp4", "empty.mp4", "picture_temple.png")
 PLACES = ("path", "tag")  # columns that tell where a file lies and what its store calls its state
 
 
