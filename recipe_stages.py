@@ -96,7 +96,8 @@ class Stage(Frozen):
     mix: Literal["share", "every_step"] = "share"  # every_step: each step holds every feed in the ratio of the shares
     tokens: Count
     steps: Count
-    start: StrictStr | None = None  # a stage's name, a path, or `scratch`; None is the stage before, if there is one
+    # A stage's name, a path, `scratch`, or `identity`: from scratch, but the network begins by handing its input on.
+    start: StrictStr | None = None  # None is the stage before, if there is one
     lr: Positive
     warmup_steps: Annotated[StrictInt, Field(ge=0)] = 0
     schedule: Literal["constant", "cosine", "linear"] = "constant"

@@ -112,7 +112,8 @@ def _open(recipe: Recipe, name: str, world: World, cache: LatentCache, folder: R
     except ValueError as error:
         raise RecipeError(f"stages.{name}: {error}") from None
     widths = stages.widths_of(cache.settings)
-    model = stages.build(stages.size_of(recipe), widths, stage.seed, stage.checkpointing, stage.image_to_video)
+    model = stages.build(stages.size_of(recipe), widths, stage.seed, stage.checkpointing, stage.image_to_video,
+                         stage.start)  # fmt: skip
     if stage.lora:
         _adapt(model, recipe, name, world, folder)
     if stage.compile:

@@ -15,11 +15,14 @@ from cache.buckets import Bucket
 from cache.read import open_cache
 from media import storage
 from model.dit import DiT
+from model.dit_start import hand_on
 from model.flops import training_flops
 from model.sizes import SIZES
 from pipelines import Image2Video, Recipe, RecipeError, Stage, resolved
 from train import adapters, checkpoint, conditions, phases
 
+IDENTITY = "identity"
+NEW = ("scratch", IDENTITY)  # starts of a network that has learnt nothing
 TEXT_TOKENS = 64  # a middling caption: what text costs is small beside the video
 # What a resumed run may not change: these decide which samples a step holds, or what its weights mean.
 FIXED = ("feeds", "micro_batches", "mix", "tokens", "seed", "precision", "lora", "image_to_video")
@@ -71,17 +74,24 @@ def widths_of(settings: dict[str, Any]) -> Widths:
 
 
 def build(
-    size: dict[str, Any], widths: Widths, seed: int, checkpointing: str = "none", images: Image2Video | None = None
-) -> DiT:
+    size: dict[str, Any], widths: Widths, seed: int, checkpointing: str = "none", images: Image2Video | None = None,
+    start: str | None = None,
+) -> DiT:  # fmt: skip
     """The network with the start weights that the seed gives, whatever was drawn before; on the CPU. images: how it is
-    given them, if it makes video of images."""
+    given them, if it makes video of images. start: `identity` hands its input on (model/dit_start.py)."""
     chosen = size | {
         "out_channels": widths.channels, "text_width": widths.text, "pooled_width": widths.pooled,
         "checkpointing": checkpointing, **conditions.network(images, widths.channels),
     }  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return DiT(**chosen)
+        model = DiT(**chosen)
+    if start == IDENTITY:
+        try:
+            hand_on(model, seed)
+        except ValueError as error:
+            raise RecipeError(f"start: {IDENTITY}: {error}") from None
+    return model
 
 
 def start_weights(recipe: Recipe, name: str) -> dict[str, Tensor] | None:
@@ -90,7 +100,7 @@ def start_weights(recipe: Recipe, name: str) -> dict[str, Tensor] | None:
     Raises RecipeError when they are not there.
     """
     source = _source(recipe, name)
-    if source in (None, "scratch"):
+    if source in (None, *NEW):
         return None
     if source in recipe.stages:
         return _of_stage(recipe, name, str(source))
@@ -142,7 +152,7 @@ def _of_stage(recipe: Recipe, name: str, source: str) -> dict[str, Tensor]:
         state = "has no checkpoint" if found is None else f"is at step {found.step} of {recipe.stages[source].steps}"
         raise RecipeError(
             f"stages.{name} starts from stage '{source}', which {state}: run `python -m train.run --stage {source}`, "
-            "or say where to start with `start:` (a stage, a path, `scratch`)"
+            f"or say where to start with `start:` (a stage, a path, {' or '.join(NEW)})"
         )
     learnt, lora = checkpoint.load(found)["model"], recipe.stages[source].lora
     if lora is None:
