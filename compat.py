@@ -6,12 +6,16 @@ import. The files that import those libraries call `mend_torchvision()` first.
 
 glibc returns large blocks to the kernel as soon as they are free, and torch asks for new ones in every layer: on a CPU
 the kernel then spends more time on clearing pages than a small network on its arithmetic. `keep_freed_memory()`.
+
+A private Ray listens on all interfaces of a Linux machine, whatever address it is given, and without a token anyone who can
+reach it can run code there. On Windows and macOS it stays on 127.0.0.1: `keep_ray_on_loopback()` asks for that.
 """
 
 from __future__ import annotations
 
 import ctypes
 import importlib
+import os
 import sys
 
 _kept_alive: list[object] = []  # a torch Library lives as long as its object
@@ -45,6 +49,11 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError, TypeError):
         return False  # musl, macOS, Windows
     return bool(mallopt(-3, 2**30)) and bool(mallopt(-1, 2**31 - 1))
+
+
+def keep_ray_on_loopback() -> None:
+    """To be called before the first `import ray` of a process that starts a Ray of its own; its children inherit it."""
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 
 
 def _declare_and_import() -> None:

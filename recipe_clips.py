@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, field_validator
 
 # Every number a set may bound, and what more of it means. Facts of the clip come first, then the signals' scores.
 SCORES: dict[str, str] = {
@@ -128,6 +128,23 @@ class Concepts(Frozen):
     seed: StrictInt = 0
 
 
+class Workers(Frozen):
+    """gpus: of a process that runs a network where there are GPUs; 0.5 puts two on one. gpu_cpus: CPUs beside it. waiting: jobs
+    per such process that may wait before scanning holds. attempts: how often a job whose process dies is begun."""
+
+    gpus: Positive = 1.0
+    gpu_cpus: Annotated[StrictInt, Field(ge=0)] = 1
+    waiting: Count = 4
+    attempts: Count = 3
+
+    @field_validator("gpus")
+    @classmethod
+    def _whole(cls, value: float) -> float:
+        if value > 1 and not value.is_integer():
+            raise ValueError(f"must be a share of one GPU or a whole number of them, got {value:g}")
+        return value
+
+
 class Curate(Frozen):
     max_loss: Share = 0.2
     unit_videos: Count = 64
@@ -142,6 +159,7 @@ class Curate(Frozen):
     signals: Signals = Signals(sharpness=Signal(), exposure=Signal(), borders=Signal(), motion=Signal())
     embed: Embed = Embed()
     concepts: Concepts = Concepts()
+    workers: Workers = Workers()
 
 
 class Set(Frozen):

@@ -42,6 +42,11 @@ class Tower:
         return torch.nn.functional.normalize(directions.mean(0), dim=0).cpu().numpy()
 
 
+def gpus() -> int:
+    """GPUs of this machine that torch can use."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
 def load_tower(settings: pipelines.Embed) -> Tower:
     """Loaded once per process for the same settings. Raises RecipeError naming what must be put where."""
     return _loaded(settings.model, settings.pretrained)

@@ -24,6 +24,7 @@ from pipelines import Curate
 
 STRIKES = 2
 BATCH_ROWS = 64
+VIDEOS_PER_CHILD = 256
 
 
 class Task(NamedTuple):
@@ -37,12 +38,24 @@ class Task(NamedTuple):
     part: tuple[float, float] | None = None  # seconds of the film: see `curate.segments`
 
 
+class Cost(NamedTuple):
+    """kernel_s, cpu_s: wall and CPU seconds inside the scan, of all processes together; decoded: frames, those of a lead-in and
+    of a first attempt too."""
+
+    kernel_s: float = 0.0
+    cpu_s: float = 0.0
+    decoded: int = 0
+
+    def plus(self, other: Cost) -> Cost:
+        return Cost(self.kernel_s + other.kernel_s, self.cpu_s + other.cpu_s, self.decoded + other.decoded)
+
+
 class Scanned(NamedTuple):
-    """video: row of `videos`; rows: table name -> Arrow batches file; seconds: spent in the child, or children."""
+    """video: row of `videos`; spool: folder of an Arrow batches file per table."""
 
     video: dict[str, Any]
     spool: Path
-    seconds: float
+    cost: Cost
 
     def batches(self, table: str) -> Iterator[pa.RecordBatch]:
         path = self.spool / f"{table}.arrow"
@@ -60,29 +73,47 @@ class Isolated:
         self.child: subprocess.Popen[bytes] | None = None
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed with this object)
         self.buffer = b""
+        self.scanned = 0
 
     def __enter__(self) -> Isolated:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._end()
         self.errors.close()
 
     def scan(self, task: Task, spool: Path, beat: Callable[[int], None]) -> Scanned:
         """Scan a video into `spool` (emptied first). Never raises for a bad video: it ends as a row with its reason."""
-        reasons = []
+        self._tire()
+        reasons, cost, seen = [], Cost(), 0
         for _ in range(STRIKES):
             for stale in spool.glob("*.arrow"):
                 stale.unlink()
-            started = time.monotonic()
-            answer, reason = self._ask(task, spool, beat)
+            started, seen = time.monotonic(), 0
+
+            def told(frames: int) -> None:
+                nonlocal seen
+                seen = frames
+                beat(frames)
+
+            answer, reason = self._ask(task, spool, told)
             if answer is not None:
-                return Scanned(answer, spool, time.monotonic() - started)
+                return Scanned(answer["video"], spool, cost.plus(Cost(*answer["cost"])))
             reasons.append(reason)
+            cost = cost.plus(Cost(time.monotonic() - started, 0.0, seen))
         for stale in spool.glob("*.arrow"):
             stale.unlink()
         row = {"media": "video", "status": "quarantined", "reason": f"{STRIKES} strikes: {'; '.join(reasons)}"}
-        return Scanned(row, spool, 0.0)
+        return Scanned(row, spool, cost)
+
+    def _tire(self) -> None:
+        """A child that has scanned many videos makes room for a new one: what decoders leak stays bounded."""
+        self.scanned += 1
+        if self.scanned % VIDEOS_PER_CHILD == 0:
+            self._end()
 
     def parts(self, path: str, spool: Path) -> list[tuple[float, float]]:
         """The parts that a video is long enough to be scanned in; none where it is not, or where it cannot be told."""
@@ -107,8 +138,8 @@ class Isolated:
             if not line:
                 return None, self._epitaph()
             answer = json.loads(line)
-            if "video" in answer:
-                return answer["video"], ""
+            if "video" in answer or "parts" in answer:
+                return answer, ""
             if "fault" in answer:
                 return None, answer["fault"]
             beat(answer["beat"])
@@ -214,14 +245,16 @@ def _scanned(settings: Curate, message: dict[str, Any], say: Callable[[dict[str,
 
     task = Task(**message["task"])
     if message["plan"]:
-        return {"video": {"parts": _planned(task.path, settings)}}
+        return {"parts": _planned(task.path, settings)}
     source = Source(task.video_id, task.path, task.bytes, task.tag)
     spool = Spool(Path(message["spool"]))
+    wall, cpu = time.monotonic(), time.process_time()
     try:
         video = scan_video(source, settings, frozenset(task.want), spool.add, lambda frames: say({"beat": frames}),
                            part=(task.part[0], task.part[1]) if task.part else None)  # fmt: skip
         spool.close()
-        return {"video": video}
+        decoded = video.pop("decoded", None) or video["frames_decoded"]
+        return {"video": video, "cost": [time.monotonic() - wall, time.process_time() - cpu, decoded]}
     except Exception as error:  # noqa: BLE001 (told to the parent, which counts it as a strike)
         return {"fault": f"{type(error).__name__}: {error}"[:500]}
 

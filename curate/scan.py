@@ -46,7 +46,7 @@ def scan_video(source: Source, settings: Curate, want: frozenset[str], sink: Sin
 
     Does not raise for what is in the file: a bad one has a status and a reason. threads of the decoder: as many as
     OpenCV may use when not given. part: seconds [start, end) of a long video; then only spans that begin there give rows,
-    and the row has the further keys of `curate.segments.Piece`.
+    and the row has two further keys: `piece` (`curate.segments.Piece`) and `decoded`, frames with those of the lead-in.
     """
     kind, reason = classify(source.path)
     if kind == "unsupported" or reason:
@@ -134,7 +134,8 @@ class _Pass:
         self.clips.leave()
         piece = Piece(own.frames, self.video.faults - early, own.first_tick, own.end_tick, self.clips.first_tick,
                       self.clips.next_tick, own.entered, *self.video.time_base.as_integer_ratio())  # fmt: skip
-        return row(self.source, self.video.probe, own.frames) | {"piece": piece._asdict()}
+        found = row(self.source, self.video.probe, own.frames)
+        return found | {"piece": piece._asdict(), "decoded": self.video.frames}
 
     def _take(self, frame: Frame) -> None:
         seen = Seen(frame, frame.shrunk(_work_px(self.settings)))

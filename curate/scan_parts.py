@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import reduce
 from itertools import groupby
 from pathlib import Path
 
-from curate.isolate import Isolated, Scanned, Spool, Task
+from curate.isolate import Cost, Isolated, Scanned, Spool, Task
 from curate.segments import agreed, may_be_long, one_film, one_row
 from media import storage
 from pipelines import Curate
@@ -20,14 +21,16 @@ def scan(task: Task, child: Isolated, spool: Path, beat: Callable[[int], None]) 
         parts = child.parts(task.path, spool)
         if parts:
             scanned = _in_parts(task, parts, settings, child.threads, spool, beat)
-            if scanned is not None:
+            if scanned.video:
                 return scanned
+            again = child.scan(task, spool, beat)
+            return again._replace(cost=again.cost.plus(scanned.cost))
     return child.scan(task, spool, beat)
 
 
 def _in_parts(task: Task, parts: list[tuple[float, float]], settings: Curate, workers: int, spool: Path,
-              beat: Callable[[int], None]) -> Scanned | None:  # fmt: skip
-    """The video from its parts; None where they do not fit together."""
+              beat: Callable[[int], None]) -> Scanned:  # fmt: skip
+    """The video from its parts; with an empty row where they do not fit together."""
 
     def one(number: int) -> Scanned:
         folder = spool / f"part-{number}"
@@ -38,10 +41,11 @@ def _in_parts(task: Task, parts: list[tuple[float, float]], settings: Curate, wo
     with ThreadPoolExecutor(workers) as pool:
         scanned = list(pool.map(one, range(len(parts))))
     videos = [part.video for part in scanned]
+    spent = reduce(Cost.plus, (part.cost for part in scanned))
     if not agreed(videos):
-        return None
+        return Scanned({}, spool, spent)
     _join(scanned, [video["piece"]["entered"] for video in videos], task.want, spool)
-    return Scanned(one_row(videos), spool, sum(part.seconds for part in scanned))
+    return Scanned(one_row(videos), spool, spent)
 
 
 def _join(scanned: list[Scanned], entered: list[int | None], want: list[str], folder: Path) -> None:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 import pipelines
 from curate import select
-from curate.pipeline import FACTS
+from curate.checks import FACTS
 from curate.tables import Tables
 from pipelines import Bound, Recipe, RecipeError
 from recipe_file import suggest

@@ -1,6 +1,6 @@
-"""One unit of videos: scanned, measured from proxies, embedded; the part of each table appears whole.
+"""One job of a unit of videos: its scan, or one table made from its proxies; the part of each table appears whole.
 
-The same function runs in a thread (on_local) and in a Ray task (on_ray): it takes and returns plain data.
+The same function runs in a thread (on_local) and in a Ray actor (on_ray): it takes and returns plain data.
 """
 
 from __future__ import annotations
@@ -13,41 +13,49 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curate.isolate import Isolated, Scanned, Task
+from curate.isolate import Cost, Isolated, Scanned, Task
 from curate.scan_parts import scan
 from curate.tables import Tables, read_part, typed
 from media import storage
-from pipelines import Recipe, check
+from pipelines import Curate, Recipe, check
 
-FROM_PASS = (
-    "clips",
-    "proxies",
-    "hashes",
-)  # tables that only a decode can fill; scores of pass signals come beside them
-
-
+SCAN = "scan"
 BATCH_CLIPS = 64  # clips whose proxies are held at once
 
 
 class Job(NamedTuple):
-    """A unit and the tables it still lacks. recipe: resolved, as JSON data; files: File tuples, aliases left out; threads:
-    of the decoder, or processes that a long video is scanned in."""
+    """stage: SCAN, or the table that is made. recipe: resolved, as JSON data; files: File tuples, aliases left out; tables: whose
+    parts are made; threads: of the decoder, or processes that a long video is scanned in."""
 
+    stage: str
     unit: int
     recipe: dict[str, Any]
     files: list[tuple[Any, ...]]
-    missing: list[str]
+    tables: list[str]
     threads: int
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.stage, self.unit
 
 
 class Done(NamedTuple):
-    """What a unit cost and gave: videos scanned, source frames decoded, seconds of work."""
+    """What a job gave and cost. clips: rows measured; video_s: seconds of footage in the unit; frames: of the source; decoded:
+    those and what was decoded twice; kernel_s, cpu_s: wall and CPU seconds inside decoding and measuring, of all its
+    processes; seconds: wall, all told."""
 
+    stage: str
     unit: int
     videos: int
+    clips: int
+    video_s: float
     frames: int
+    decoded: int
+    kernel_s: float
+    cpu_s: float
     seconds: float
     written: list[str]
 
@@ -55,41 +63,35 @@ class Done(NamedTuple):
 Beat = Callable[[str, int], None]  # (what happened: "video" | "alive" | a note to show, how many)
 
 
-def run(job: Job, beat: Beat) -> Done:
-    """Fill the missing parts of one unit. Raises OSError when the workspace cannot be written."""
-    tables = Tables(check(job.recipe))
-    started = time.monotonic()
-    scanned = {name for name in job.missing if _needs_pass(name, tables)}
-    frames = _scan(tables, job, scanned, beat) if scanned else 0
-    derived = [name for name in job.missing if name not in scanned]
-    for name in derived:
-        _derive(tables, name, job)
-    videos = len(job.files) if scanned else 0
-    return Done(job.unit, videos, frames, time.monotonic() - started, job.missing)
+class Decoder:
+    """The child process that a worker decodes in, kept from one job to the next. Use as a context."""
+
+    def __init__(self) -> None:
+        self._child: Isolated | None = None
+
+    def __enter__(self) -> Decoder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def child(self, settings: Curate, threads: int) -> Isolated:
+        if self._child is None or (self._child.settings, self._child.threads) != (settings, threads):
+            self.close()
+            self._child = Isolated(settings, threads)
+        return self._child
+
+    def close(self) -> None:
+        if self._child is not None:
+            self._child.close()
+        self._child = None
 
 
-def tables_per_unit(tables: Tables) -> list[str]:
-    """Every table that has one part per unit, in the order in which they are made."""
-    return ["clips", "proxies", "hashes", *(f"scores.{name}" for name in tables.signals), "videos", "embeddings"]
-
-
-def missing(tables: Tables, units: list[int]) -> dict[int, list[str]]:
-    """unit -> tables whose part is not there; units that lack nothing are left out."""
-    lacking: dict[int, list[str]] = {}
-    for name in tables_per_unit(tables):
-        there = {storage.name(path) for path in tables.parts(name)}
-        for unit in units:
-            if storage.name(tables.part(name, unit)) not in there:
-                lacking.setdefault(unit, []).append(name)
-    return lacking
-
-
-def _needs_pass(name: str, tables: Tables) -> bool:
-    if name.startswith("scores."):
-        from curate.signals import SIGNALS
-
-        return SIGNALS[name.removeprefix("scores.")].source == "pass"
-    return name in FROM_PASS or name == "videos"
+def run(job: Job, beat: Beat, decoder: Decoder) -> Done:
+    """Make the parts of one job. Raises OSError when the workspace cannot be written."""
+    tables, started = Tables(check(job.recipe)), time.monotonic()
+    done = _scan(tables, job, beat, decoder) if job.stage == SCAN else _derive(tables, job)
+    return done._replace(seconds=time.monotonic() - started)
 
 
 # ---------------------------------------------------------------------------------------------------------------- scan
@@ -105,10 +107,16 @@ class _Parts:
     def _open(self, name: str) -> pq.ParquetWriter:
         return pq.ParquetWriter(str(self.folder / f"{name}.parquet"), self.tables.schema(name), compression="zstd")
 
-    def add(self, scanned: Scanned) -> None:
+    def add(self, scanned: Scanned) -> int:
+        """How many clips were measured."""
+        measured = 0
         for name in self.writers.keys() - {"videos"}:
+            count = 0
             for batch in scanned.batches(name):
                 self.writers[name].write_batch(batch)
+                count += pc.sum(pc.equal(batch["status"], "ok")).as_py() if name == "clips" else len(batch)
+            measured = max(measured, count)
+        return measured
 
     def commit(self) -> None:
         """`videos` comes last: a unit with that part has all the others."""
@@ -118,29 +126,28 @@ class _Parts:
             storage.put(str(self.folder / f"{name}.parquet"), self.tables.part(name, self.unit))
 
 
-def _scan(tables: Tables, job: Job, names: set[str], beat: Beat) -> int:
-    rows, frames = [], 0
-    want = sorted(names - {"videos"})
-    with (
-        tempfile.TemporaryDirectory(dir=_scratch(tables), prefix=".unit-") as scratch,
-        Isolated(tables.recipe.curate, job.threads) as child,
-    ):
+def _scan(tables: Tables, job: Job, beat: Beat, decoder: Decoder) -> Done:
+    rows: list[dict[str, Any]] = []
+    cost, clips = Cost(), 0
+    want = sorted(set(job.tables) - {"videos"})
+    child = decoder.child(tables.recipe.curate, job.threads)
+    with tempfile.TemporaryDirectory(dir=_scratch(tables), prefix=".unit-") as scratch:
         spool = Path(scratch, "spool")
         spool.mkdir()
-        parts = _Parts(tables, job.unit, names, Path(scratch))
+        parts = _Parts(tables, job.unit, set(job.tables), Path(scratch))
         for file in job.files:
             path, size, tag, video_id = file[:4]
-            task = Task(video_id, path, size, tag, want)
-            scanned = scan(task, child, spool, lambda _frames: beat("alive", 1))
-            parts.add(scanned)
-            row = {"video_id": video_id, "path": path, "bytes": size, "tag": tag} | scanned.video
-            rows.append(row)
-            frames += row.get("frames_decoded") or 0
+            scanned = scan(Task(video_id, path, size, tag, want), child, spool, lambda _frames: beat("alive", 1))
+            clips += parts.add(scanned)
+            rows.append({"video_id": video_id, "path": path, "bytes": size, "tag": tag} | scanned.video)
+            cost = cost.plus(scanned.cost)
             beat("video", 1)
-        if "videos" in names:
+        if "videos" in job.tables:
             parts.writers["videos"].write_table(typed(rows, tables.schema("videos")))
         parts.commit()
-    return frames
+    frames, video_s = (sum(row.get(name) or 0 for row in rows) for name in ("frames_decoded", "duration_s"))
+    return Done(SCAN, job.unit, len(rows), clips, float(video_s), frames, cost.decoded, cost.kernel_s, cost.cpu_s, 0.0,
+                job.tables)  # fmt: skip
 
 
 def _scratch(tables: Tables) -> str | None:
@@ -154,22 +161,33 @@ def _scratch(tables: Tables) -> str | None:
 # -------------------------------------------------------------------------------------------------------------- derive
 
 
-def _derive(tables: Tables, name: str, job: Job) -> None:
+def _derive(tables: Tables, job: Job) -> Done:
     """A part made from other parts of the same unit, a batch of rows at a time: nothing is decoded."""
-    source = tables.part("proxies", job.unit)
+    name, source = job.stage, tables.part("proxies", job.unit)
+    spans, clips, kernel_s, cpu_s = _spans(tables, job.unit), 0, 0.0, 0.0
     with (
         storage.writing(tables.part(name, job.unit)) as out,
         pq.ParquetWriter(out, tables.schema(name), compression="zstd") as writer,
         storage.open_read(source) as file,
     ):
-        for rows in by_video(pq.ParquetFile(file).iter_batches(BATCH_CLIPS), _video_of(tables, job.unit)):
-            writer.write_table(_measured(tables.recipe, name, rows))
+        video_of = dict(zip(spans["clip_id"].to_pylist(), spans["video_id"].to_pylist(), strict=True))
+        for rows in by_video(pq.ParquetFile(file).iter_batches(BATCH_CLIPS), video_of):
+            wall, cpu = time.monotonic(), time.thread_time()
+            made = _measured(tables.recipe, name, rows)
+            kernel_s, cpu_s, clips = (
+                kernel_s + time.monotonic() - wall,
+                cpu_s + time.thread_time() - cpu,
+                clips + len(rows),
+            )
+            writer.write_table(made)
     tables.write_settings(name)
+    kept = spans.filter(pc.equal(spans["status"], "ok"))
+    video_s = pc.sum(pc.subtract(kept["end_s"], kept["start_s"])).as_py() or 0.0
+    return Done(name, job.unit, 0, clips, video_s, 0, 0, kernel_s, cpu_s, 0.0, [name])
 
 
-def _video_of(tables: Tables, unit: int) -> dict[str, str]:
-    clips = read_part(tables.part("clips", unit), ["clip_id", "video_id"])
-    return dict(zip(clips["clip_id"].to_pylist(), clips["video_id"].to_pylist(), strict=True))
+def _spans(tables: Tables, unit: int) -> pa.Table:
+    return read_part(tables.part("clips", unit), ["clip_id", "video_id", "status", "start_s", "end_s"])
 
 
 def by_video(batches: Iterable[pa.RecordBatch], video_of: dict[str, str]) -> Iterator[pa.Table]:

@@ -37,7 +37,7 @@ class Change(NamedTuple):
 def show(recipe: Recipe, changed: Recipe, as_json: bool) -> int:
     """Print what `changed` would make of the sets of `recipe`. Raises RecipeError where that needs measuring."""
     from curate import grouping
-    from curate.pipeline import check_picks, check_scores
+    from curate.checks import check_picks, check_scores
 
     tables, other = Tables(recipe), Tables(changed)
     _check_measured(tables, other)

@@ -2,50 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import shutil
-import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow.compute as pc
 import pytest
+from curate_runs import CURATE, command, curate, decoders, event, fill, kill, listening, parent, recipe, until
+from curate_runs import below as processes_below
 from table_digest import digest
 
 from curate.tables import Tables
 from pipelines import load
 
-CURATE = [str(Path(sys.executable).with_name("curate"))]
-FILES = ("pans.mp4", "pans.json", "pans_small.mp4", "still.mp4", "turned.mp4", "slow.avi", "squares.webm", "empty.mp4")
-STILLS = ("letter.mp4", "picture_temple.png", "picture_flower.jpg", "picture_flower_small.jpg")
-
 
 @pytest.fixture(scope="module")
 def small(generated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dozen generated files, one of them under two names."""
-    folder = tmp_path_factory.mktemp("small")
-    for name in (*FILES, *STILLS):
-        shutil.copy(generated / name, folder / name)
-    shutil.copy(generated / "still.mp4", folder / "the_same_again.mp4")
-    return folder
-
-
-def curate(workspace: Path, footage: Path, *options: str, code: int = 0, local: bool = True) -> dict:
-    """Run the command; the event `curated` of its --json."""
-    command = [*CURATE, "--footage", str(footage), "--workspace", str(workspace), "--json", *options]
-    command += ["--set", "curate.unit_videos=4", *(["--local"] if local else [])]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=footage.parent, timeout=240)
-    assert done.returncode == code, done.stderr[-2000:]
-    events = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    return next((event for event in events if event["what"] == "curated"), {"error": done.stderr})
-
-
-def recipe(workspace: Path, footage: Path):
-    return load(None, "demo", ("curate.unit_videos=4",), footage=(str(footage),), workspace=str(workspace))
+    return fill(generated, tmp_path_factory.mktemp("small"))
 
 
 @pytest.fixture(scope="module")
@@ -115,34 +92,43 @@ def test_a_new_threshold_selects_again_without_decoding(whole: tuple[Path, dict]
     assert pc.sum(Tables(strict).ledger("video_256px")["kept"]).as_py() < pc.sum(loose["kept"]).as_py()
 
 
-def test_ray_gives_the_same_rows(whole: tuple[Path, dict], small: Path, tmp_path: Path) -> None:
-    curate(tmp_path / "work", small, local=False)
-    assert digest(tmp_path / "work") == {
-        name: rows for name, rows in digest(whole[0]).items() if name in digest(tmp_path / "work")
+@pytest.fixture(scope="module")
+def on_ray(small: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A run on a Ray of its own, of which one worker was killed while it scanned: what it left, and what it listened on."""
+    workspace = tmp_path_factory.mktemp("ray") / "work"
+    process = subprocess.Popen(
+        command(workspace, small, local=False), stdout=-1, stderr=-1, text=True, cwd=small.parent
+    )
+    decoder = until(lambda: decoders(process.pid), process)
+    addresses = listening([process.pid, *processes_below(process.pid)])
+    killed = bool(decoder) and kill(parent(decoder[0]))
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    return {
+        "workspace": workspace,
+        "stages": event(out, "stages"),
+        "said": err,
+        "addresses": addresses,
+        "killed": killed,
     }
-    assert len(digest(tmp_path / "work")) >= 20
 
 
-def _kill_after(seconds: float, workspace: Path, small: Path, children: bool) -> None:
-    command = [
-        *CURATE,
-        "--footage",
-        str(small),
-        "--workspace",
-        str(workspace),
-        "--local",
-        "--set",
-        "curate.unit_videos=4",
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=small.parent)
-    time.sleep(seconds)
-    if children:
-        for pid in subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split():
-            os.kill(int(pid), signal.SIGKILL)
-        process.wait(200)
-    else:
-        process.kill()
-        process.wait()
+def test_ray_gives_the_same_rows_though_a_worker_dies(whole: tuple[Path, dict], on_ray: dict[str, Any]) -> None:
+    made, here = digest(on_ray["workspace"]), digest(whole[0])
+    assert len(made) >= 20 and made == {name: rows for name, rows in here.items() if name in made}
+    assert on_ray["killed"] and on_ray["stages"]["stages"]["scan"]["again"] == 1
+    assert "lost its worker" in on_ray["said"] and "it is begun again" in on_ray["said"]
+    assert not list(on_ray["workspace"].rglob(".unit-*")) and not list(on_ray["workspace"].rglob("*.part"))
+
+
+def test_rows_and_frames_stay_off_the_object_store(on_ray: dict[str, Any]) -> None:
+    assert on_ray["stages"]["stored_bytes"] < 1_000_000
+    assert on_ray["stages"]["stages"]["embeddings"]["clips"] == on_ray["stages"]["stages"]["scan"]["clips"] > 0
+
+
+def test_a_private_ray_listens_on_loopback_only(on_ray: dict[str, Any]) -> None:
+    loopback = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+    assert len(on_ray["addresses"]) >= 5 and set(on_ray["addresses"]) <= loopback
 
 
 @pytest.mark.parametrize("children", [False, True], ids=["driver", "worker"])
@@ -150,7 +136,15 @@ def test_killed_and_run_again_gives_the_same_tables(
     whole: tuple[Path, dict], small: Path, tmp_path: Path, children: bool
 ) -> None:
     for seconds in (1.2, 2.5):
-        _kill_after(seconds, tmp_path / "work", small, children)
+        process = subprocess.Popen(command(tmp_path / "work", small), stdout=-3, stderr=-3, cwd=small.parent)
+        time.sleep(seconds)
+        if children:
+            for pid in decoders(process.pid):
+                kill(pid)
+            process.wait(200)
+        else:
+            process.kill()
+            process.wait()
     curate(tmp_path / "work", small)
     made = digest(tmp_path / "work")
     assert made and made == {name: rows for name, rows in digest(whole[0]).items() if name in made}
@@ -195,14 +189,39 @@ def test_missing_footage_and_unwritable_workspace(small: Path, tmp_path: Path) -
     assert "a_file" in said and "Traceback" not in said
 
 
+def _blank(path: Path) -> None:
+    """The same file to a listing: size and time stay, the content goes."""
+    found = path.stat()
+    path.write_bytes(bytes(found.st_size))
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+
 def test_a_new_file_and_a_changed_one(small: Path, tmp_path: Path, generated: Path) -> None:
     footage, workspace = tmp_path / "footage", tmp_path / "work"
     footage.mkdir()
     shutil.copy(small / "still.mp4", footage / "a.mp4")
     curate(workspace, footage)
+    before = digest(workspace)
+    _blank(footage / "a.mp4")  # nobody can read it any more, and nothing says so: whoever opens it is found out
     shutil.copy(small / "pans_small.mp4", footage / "b.mp4")
     news = curate(workspace, footage)
-    assert news["videos"] == 1
+    grown = recipe(workspace, footage)
+    rows = {Path(row["path"]).name: row for row in Tables(grown).read("videos").to_pylist()}
+    assert news["videos"] == 1 and news["frames_decoded"] == rows["b.mp4"]["frames_decoded"] > 0
+    assert rows["a.mp4"]["status"] == "ok" and {"concepts", "sets/base", "report"} <= set(news["made"])
+    after = digest(workspace)
+    units = {name for name in before if "unit-" in name}
+    assert units and all(after[name] == before[name] for name in units)
+    added = curate(workspace, footage, "--set", "curate.signals.clarity={}")
+    assert added["frames_decoded"] == added["videos"] == 0
+    made = {name.split("-")[0] for name in digest(workspace).keys() - after.keys()}
+    assert made == {
+        "scores.clarity",
+        "captions",
+        "concepts",
+        "sets/base",
+        *(f"sets/{one}" for one in _children("base")),
+    }
     os.utime(footage / "b.mp4")  # touched, not changed: neither scanned again nor an alias of itself
     assert curate(workspace, footage)["videos"] == 0
     shutil.copy(small / "turned.mp4", footage / "a.mp4")

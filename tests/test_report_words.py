@@ -77,11 +77,12 @@ def test_explain_says_every_score_and_the_bound_that_decided(found: report.Findi
 
 
 def test_explain_names_keeper_and_copies(found: report.Findings) -> None:
-    assert f"duplicate of {0:016x} (similarity 0.980)" in explain.of_clip(
-        found.recipe, found.facts, found.ledgers, f"{4:016x}"
-    )
+    copy = explain.of_clip(found.recipe, found.facts, found.ledgers, f"{4:016x}")
+    assert f"duplicate of {0:016x} (similarity 0.980), its keeper  /f/a.mp4 [1.000 s, 5.000 s)" in copy
+    assert "the keeper is in base, video" in copy
     kept = explain.of_clip(found.recipe, found.facts, found.ledgers, f"{0:016x}")
-    assert f"kept instead of {4:016x}" in kept
+    assert f"kept instead of {4:016x}" in kept and "no duplicates" not in kept
+    assert "no duplicates" in explain.of_clip(found.recipe, found.facts, found.ledgers, f"{2:016x}")
 
 
 def test_explain_of_a_file_has_every_clip_and_dropped_span(found: report.Findings) -> None:
