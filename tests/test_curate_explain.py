@@ -16,7 +16,7 @@ from curate.tables import Tables
 from pipelines import SCORES, RecipeError
 
 FILES = ("pans.mp4", "pans_small.mp4", "still.mp4", "truncated.mp4", "picture_temple.png", "empty.mp4", "letter.mp4",
-         "pans.txt")  # fmt: skip
+         "pans.json")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_an_alias_shows_the_clips_of_the_first_name(tables: Tables) -> None:
 
 
 @pytest.mark.parametrize(("name", "says"), [("empty.mp4", "failed: the file is empty"),
-                                            ("letter.mp4", "failed: cannot be opened"), ("pans.txt", "unsupported")])  # fmt: skip
+                                            ("letter.mp4", "failed: cannot be opened"), ("pans.json", "unsupported")])  # fmt: skip
 def test_a_file_without_clips_says_why(tables: Tables, name: str, says: str) -> None:
     text = explain.explain(tables, name)
     assert says in text.split("\n")[0] and text.endswith("no clips")
