@@ -207,7 +207,7 @@ class Cache(Frozen):
     logvar: StrictBool = False
     tiling: StrictBool = False
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    conditions: tuple[Literal["first_frame", "noised_first_frame", "image_tokens"], ...] = ()
+    conditions: tuple[Literal["first_frame", "noised_first_frame", "image_tokens", "sound"], ...] = ()
     noise_draws: Count = 4
     image_tokens: ImageTokens = ImageTokens()
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"

@@ -20,11 +20,15 @@ from cache.readers import Request, Result, read_ahead
 from cache.shards import writing_shard
 from cache.state import BucketState
 from model.image_tokens import ImageTokens
+from model.sync import RATE, sound_features
 from model.vae import Vae
 from pipelines import Recipe
 
 BATCH_PIXELS = 4 * 17 * 512 * 512  # px of all frames that go through a VAE on a GPU at once
 LOG_SIGMA = (-3.0, 0.5)  # CogVideoX-1.5: noise of the condition image, sigma = exp(N(-3, 0.5))
+
+
+Read = tuple[np.ndarray, ...]  # what was read of a sample: pixels, and where it is heard its sound
 
 
 class Job(NamedTuple):
@@ -55,8 +59,8 @@ def make_latents(recipe: Recipe, jobs: Sequence[Job], networks: Networks, worker
     After stopping() came true the shard at hand is finished.
     """
     requests = [
-        Request(item.path, item.start_s, item.crop, job.bucket)
-        for job in jobs for shard in job.shards for item in shard.items
+        one for job in jobs for shard in job.shards for item in shard.items
+        for one in _requests(item, job.bucket, hears(recipe, job.bucket))
     ]  # fmt: skip
     with (
         closing(read_ahead(requests, min(workers, len(requests)), recipe.curate.stall_s)) as pixels,
@@ -97,15 +101,33 @@ def _write_shard(job: Job, shard: Shard, done: Callable[[Bucket, int], None],
 def _encoded(recipe: Recipe, bucket: Bucket, items: Sequence[Item], networks: Networks,
              pixels: Iterator[Result]) -> Iterator[tuple[Item, dict[str, torch.Tensor] | str]]:  # fmt: skip
     """Each item with its tensors, or with the reason why it has none."""
-    left = iter(items)
+    left, heard = iter(items), hears(recipe, bucket)
     while batch := list(islice(left, batch_size(networks.vae, bucket))):
-        results = list(islice(pixels, len(batch)))
-        good = [(item, found) for item, found in zip(batch, results) if isinstance(found, np.ndarray)]
+        read = [_together(list(islice(pixels, 1 + heard))) for _ in batch]
+        good = [(item, found) for item, found in zip(batch, read) if not isinstance(found, str)]
         made = (
             iter(tensors_of(recipe, bucket, [i for i, _ in good], [p for _, p in good], networks)) if good else iter(())
         )
-        for item, found in zip(batch, results, strict=True):
+        for item, found in zip(batch, read, strict=True):
             yield item, found if isinstance(found, str) else next(made)
+
+
+def hears(recipe: Recipe, bucket: Bucket) -> bool:
+    return "sound" in recipe.cache.conditions and bucket.frames > 1
+
+
+def _requests(item: Item, bucket: Bucket, heard: bool) -> list[Request]:
+    """What is read of a sample: its pixels, and where it is heard the sound of the same time."""
+    pixels = Request(item.path, item.start_s, item.crop, bucket)
+    if not heard:
+        return [pixels]
+    return [pixels, pixels._replace(samples=round(bucket.frames / (bucket.fps or 1.0) * RATE), rate=RATE)]
+
+
+def _together(results: Sequence[Result]) -> Read | str:
+    """Pixels and sound of a sample, or why one of them is not there."""
+    wrong = [one for one in results if isinstance(one, str)]
+    return wrong[0] if wrong else tuple(one for one in results if not isinstance(one, str))
 
 
 def batch_size(vae: Vae, bucket: Bucket) -> int:
@@ -114,10 +136,10 @@ def batch_size(vae: Vae, bucket: Bucket) -> int:
     return 1 if on_cpu else max(1, BATCH_PIXELS // (bucket.frames * bucket.height * bucket.width))
 
 
-def tensors_of(recipe: Recipe, bucket: Bucket, items: Sequence[Item], pixels: Sequence[np.ndarray],
+def tensors_of(recipe: Recipe, bucket: Bucket, items: Sequence[Item], read: Sequence[Read],
                networks: Networks) -> list[dict[str, torch.Tensor] | str]:  # fmt: skip
     """What is stored for each of these samples: latent, and what the recipe asks for beside it."""
-    vae, stacked = networks.vae, np.stack(pixels)
+    vae, stacked = networks.vae, np.stack([one[0] for one in read])
     video = to_video(stacked, getattr(vae, "device", "cpu"))
     mean, logvar = vae.encode(video)
     wanted = bucket.latent_shape(vae.channels)
@@ -132,6 +154,9 @@ def tensors_of(recipe: Recipe, bucket: Bucket, items: Sequence[Item], pixels: Se
         stored |= conditions(recipe, items, video[:, :, :1], vae)
         if networks.seer is not None:
             stored["image_tokens"] = networks.seer.encode(stacked[:, 0])
+        if hears(recipe, bucket):
+            wave = torch.from_numpy(np.stack([one[1] for one in read]))
+            stored["sound"] = sound_features(wave, RATE, float(bucket.fps or 1.0), bucket.frames)
     dtype = getattr(torch, recipe.cache.dtype)
     whole = {name: tensor if name == "sigmas" else tensor.to(dtype).cpu() for name, tensor in stored.items()}
     return [_checked({name: tensor[at] for name, tensor in whole.items()}) for at in range(len(items))]

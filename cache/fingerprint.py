@@ -37,6 +37,10 @@ def latent_settings(recipe: Recipe) -> dict[str, Any]:
         from model.image_tokens import settings
 
         conditions["image_tokens"] = settings(image_spec(recipe))
+    if "sound" in conditions:
+        from model.sync import sound_settings
+
+        conditions["sound"] = sound_settings()
     return {
         "encode_version": LATENT_VERSION,
         "vae": vae_settings(chosen.vae, chosen.tiling, chosen.precision),

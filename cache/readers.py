@@ -23,15 +23,17 @@ AHEAD_BYTES = 1_000_000_000  # pixels that may wait for the VAE
 
 
 class Request(NamedTuple):
-    """One sample's pixels: see cache.pixels.read_pixels."""
+    """One sample's pixels: see cache.pixels.read_pixels. With `samples` it is so much of its sound instead, at `rate`."""
 
     path: str
     start_s: float
     crop: Crop
     bucket: Bucket
+    samples: int = 0
+    rate: int = 0
 
 
-Result = np.ndarray | str  # uint8 (frames, height, width, 3), or why there is none
+Result = np.ndarray | str  # uint8 (frames, height, width, 3) or float32 (samples,), or why there is none
 
 
 def read_ahead(requests: Iterable[Request], workers: int, stall_s: float) -> Generator[Result, None, None]:
@@ -116,9 +118,10 @@ class _Reader:
             found = self._pipe.recv()
             if isinstance(found, str):
                 return found, True
-            pixels = np.empty(found, np.uint8)
-            self._pipe.recv_bytes_into(pixels.reshape(-1).data)
-            return pixels, True
+            shape, dtype = found
+            array = np.empty(shape, dtype)
+            self._pipe.recv_bytes_into(array.reshape(-1).view(np.uint8).data)
+            return array, True
         except (EOFError, OSError):
             return "the decoder crashed on it", False
 
@@ -143,20 +146,24 @@ def _serve(pipe: Connection) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     while True:
         try:
-            path, start_s, crop, bucket = pipe.recv()
+            path, start_s, crop, bucket, *sound = pipe.recv()
         except (EOFError, OSError):
             return
-        result = _read(Request(path, start_s, Crop(*crop), Bucket(*bucket)))
+        result = _read(Request(path, start_s, Crop(*crop), Bucket(*bucket), *sound))
         if isinstance(result, str):
             pipe.send(result)
         else:
-            pipe.send(result.shape)
-            pipe.send_bytes(np.ascontiguousarray(result).reshape(-1).data)
+            pipe.send((result.shape, result.dtype.str))
+            pipe.send_bytes(np.ascontiguousarray(result).reshape(-1).view(np.uint8).data)
 
 
 def _read(request: Request) -> Result:
     """Whatever a file does wrong becomes a reason: one bad file costs one sample."""
     try:
+        if request.samples:
+            from media.sound import read_sound
+
+            return read_sound(request.path, request.start_s, request.samples, request.rate)
         return read_pixels(request.path, request.start_s, request.crop, request.bucket)
     except Exception as error:  # noqa: BLE001 - decoders raise their own types; the reason is kept and counted
         return f"could not be read: {type(error).__name__}: {error}".splitlines()[0]

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 BANDS = 16  # geometric bands of the spectrum, from LOWEST_HZ up
+RATE = 16_000  # of the sound that the cache reads; the bands end at half of it
 STEPS = 4  # of the sound per picture frame, as SyncNet has
 LOWEST_HZ = 60.0
+SILENT = 0.02  # features of a track without sound are 0, but for rounding
 SIDE_PX = 32  # clips are shrunk to this: loudness is seen in coarse motion
 WIDTH = 32
 SMALLEST = 1e-4  # probability, so that a hopeless pair's loss (9.2) and gradient stay finite
@@ -59,7 +61,8 @@ def pair_loss(cosine: Tensor, together: Tensor) -> Tensor:
 def sound_features(wave: Tensor, rate: int, fps: float, frames: int) -> Tensor:
     """Mono sound (N, samples) in [-1, 1] -> log energies (N, BANDS, STEPS * frames) of about unit range.
 
-    Each step is a Hann window of two steps' length around its middle; sound that is missing at the end is silence.
+    Each step is a Hann window of two steps' length around its middle; sound that is missing at the end is silence, and
+    silence is 0.
     """
     hop = rate / fps / STEPS
     length = 2 * round(hop)
@@ -71,6 +74,11 @@ def sound_features(wave: Tensor, rate: int, fps: float, frames: int) -> Tensor:
     centres = torch.arange(power.shape[-1], dtype=torch.float64) * rate / length
     inside = ((centres >= edges[:-1, None]) & (centres < edges[1:, None])).to(power)
     return ((inside @ power.transpose(1, 2)) + 1e-5).log10() / 5 + 1
+
+
+def sound_settings() -> dict[str, Any]:
+    """Everything that changes the features of a given sound."""
+    return {"version": 1, "rate": RATE, "bands": BANDS, "steps": STEPS, "lowest_hz": LOWEST_HZ}
 
 
 def load_sync(path: str, device: torch.device | str = "cpu") -> nn.Module:

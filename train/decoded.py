@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from model.perceptual import load_perceptual
-from model.sync import STEPS, load_sync, sync_loss
+from model.sync import SILENT, STEPS, load_sync, sync_loss
 from model.temporal import load_temporal
 from model.vae import Vae, load_vae
 from pipelines import Losses, Recipe, RecipeError
@@ -53,16 +53,23 @@ def load_judges(recipe: Recipe, losses: Losses, device: torch.device) -> Judges 
 def decoded_losses(judges: Judges, losses: Losses, estimate: Tensor, clip: Tensor, sound: Tensor | None) -> Tensor:
     """The weighted sum of the losses on pixels for each sample (B,) of latents (B, C, T, H, W).
 
-    sound (B, bands, STEPS * frames), or None: without sound there is nothing to be in step with.
+    sound (B, bands, STEPS * frames), or None: without sound, or in silence, there is nothing to be in step with.
     """
 
     def judge(latents: Tensor, sample: int, first: int, last: int) -> Tensor:
         with torch.no_grad():
             wanted = judges.vae.decode_with_gradient(clip[sample : sample + 1, :, first:last])
-        heard = None if sound is None else sound[sample : sample + 1, :, STEPS * 4 * first : STEPS * (4 * last - 3)]
+        heard = None if sound is None else heard_in(sound[sample : sample + 1], first, last)
         return _judged(judges, losses, judges.vae.decode_with_gradient(latents), wanted, heard)
 
     return _InChunks.apply(estimate, judge, losses.decode_frames)  # type: ignore[return-value]
+
+
+def heard_in(sound: Tensor, first: int, last: int) -> Tensor | None:
+    """Of a clip's sound (1, bands, steps) what belongs to latent frames [first, last) decoded on their own; None where
+    nothing is heard."""
+    heard = sound[:, :, STEPS * 4 * first : STEPS * (4 * last - 3)]
+    return heard if bool((heard > SILENT).any()) else None
 
 
 def chunks(frames: int, size: int) -> list[tuple[int, int]]:

@@ -56,6 +56,11 @@ def check(recipe: Recipe, name: str) -> None:
             raise RecipeError(
                 f"{place}: `sync` needs losses.sync_scorer, the path of a scorer (docs/image-to-video.md)"
             )
+        if phase.losses.sync and "sound" not in recipe.cache.conditions:
+            told = ", ".join((*recipe.cache.conditions, "sound"))
+            raise RecipeError(
+                f"{place}: `sync` needs the clips' sound in the cache: set cache.conditions to [{told}] and encode again"
+            )
 
 
 def _ends(end: End) -> bool:

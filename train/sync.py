@@ -1,0 +1,178 @@
+"""`python -m train.sync --stage 256px-video --out sync.safetensors`: the scorer of the loss `sync`, trained on a cache's clips.
+
+Pictures (decoded from the stage's latents, as the loss sees them) and sound either belong together, or the sound is that
+of another time or of another clip. Clips in which nothing is heard are left out.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Annotated, Any, NamedTuple
+
+import torch
+import typer
+from safetensors.torch import save_file
+from torch import Tensor
+
+import commands
+import pipelines
+from cache.networks import best_device, vae_of
+from cache.read import LatentCache, Sample, open_cache
+from model.sync import SILENT, STEPS, SyncPair, pair_loss
+from model.vae import Vae
+from train import stages
+from train.data import FeedPools, stage_pools
+from train.draws import generator
+from train.run import Config, Device, Overrides, RecipeName, Workspace
+
+SOUND = "sound"  # of the cache's conditions
+JUDGED = 128  # held-out pairs
+TOLD_EVERY = 50  # steps
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+class Drawn(NamedTuple):
+    """A window of a clip, the clip that its sound is taken from, and by how much of the window that is turned."""
+
+    picture: int
+    sound: int
+    start: int  # first latent frame
+    turned: float
+
+    @property
+    def together(self) -> bool:
+        return self.picture == self.sound and not self.turned
+
+
+@app.command()
+def main(
+    stage: Annotated[str, typer.Option("--stage", help="Whose clips: a stage with feeds of video.")],
+    out: Annotated[str, typer.Option("--out", help="File to write, for losses.sync_scorer.")],
+    steps: Annotated[int, typer.Option("--steps", min=1)] = 600,
+    batch: Annotated[int, typer.Option("--batch", min=2, help="Windows per step.")] = 16,
+    latents: Annotated[int, typer.Option("--latents", min=2, help="Latent frames of a window: decode_frames.")] = 5,
+    lr: Annotated[float, typer.Option("--lr")] = 1e-3,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    recipe: RecipeName = None,
+    config: Config = None,
+    workspace: Workspace = None,
+    overrides: Overrides = None,
+    device: Device = None,
+) -> int:
+    """Train the scorer and say how many held-out pairs it tells apart.
+
+    Example: python -m train.sync --stage 256px-video --out sync.safetensors --set 'cache.conditions=[sound]'
+    """
+    settings = pipelines.load(config, recipe, tuple(overrides or ()), workspace=workspace)
+    stages.stage_of(settings, stage)
+    if SOUND not in settings.cache.conditions:
+        raise pipelines.RecipeError("cache.conditions: must hold `sound`; encode the clips with it first")
+    chosen = best_device(device)
+    vae, cache = vae_of(settings, chosen), open_cache(settings)
+    feeds = stage_pools(cache, settings.stages[stage], stages.cost_of(settings))
+    heard, judged = (sounding(cache, feeds, split) for split in ("train", "val"))
+    if len(heard) < 2:
+        raise pipelines.RecipeError(
+            f"stages.{stage}: two clips in which something is heard are needed, got {len(heard)}"
+        )
+    print(f"{len(heard)} clips with sound to train on, {len(judged)} held out", flush=True)
+    pair = train(vae, heard, latents, steps, batch, lr, seed, chosen)
+    share = accuracy(pair, vae, judged if len(judged) > 1 else heard, latents, chosen)
+    held = "held-out" if len(judged) > 1 else "trained-on"
+    save(pair, out)
+    print(f"{out}: {share:.1%} of {JUDGED} {held} pairs told apart (chance 50 %)", flush=True)
+    return 0
+
+
+def sounding(cache: LatentCache, feeds: Sequence[FeedPools], split: str) -> list[Sample]:
+    """The clips of a split in which something is heard, each once."""
+    found: dict[tuple[str, int], Sample] = {}
+    for feed in feeds:
+        for pool in getattr(feed, split):
+            for sample in cache.read(pool.bucket, [int(row) for row in pool.rows]):
+                if SOUND in sample.conditions and bool((sample.conditions[SOUND] > SILENT).any()):
+                    found[sample.clip_id, sample.start_tick] = sample
+    return list(found.values())
+
+
+def train(
+    vae: Vae, clips: Sequence[Sample], latents: int, steps: int, batch: int, lr: float, seed: int, device: torch.device
+) -> SyncPair:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        pair = SyncPair().to(device)
+    optimiser = torch.optim.AdamW(pair.parameters(), lr=lr)
+    for step in range(steps):
+        drawn = [draw(clips, latents, seed, step, place) for place in range(batch)]
+        loss = pair_loss(score(pair, vae, clips, drawn, latents, device), _together(drawn).to(device))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        if (step + 1) % TOLD_EVERY == 0 or step + 1 == steps:
+            print(f"sync  {step + 1}/{steps}  loss {float(loss.detach()):.4f}", flush=True)
+    return pair.eval()
+
+
+@torch.no_grad()
+def accuracy(pair: SyncPair, vae: Vae, clips: Sequence[Sample], latents: int, device: torch.device) -> float:
+    """Share of drawn pairs whose cosine has the right sign."""
+    drawn = [draw(clips, latents, "judged", place) for place in range(JUDGED)]
+    cosines = torch.cat([score(pair, vae, clips, [one], latents, device) for one in drawn])
+    return float(((cosines.cpu() > 0) == _together(drawn)).float().mean())
+
+
+def draw(clips: Sequence[Sample], latents: int, *name: str | int) -> Drawn:
+    """Half belong together; of the others half hear another clip, half the same one turned by a quarter to three."""
+    chance = generator(*name, "sync")
+    picture = int(chance.integers(len(clips)))
+    spare = clips[picture].latent.shape[1] - latents
+    start = int(chance.integers(spare + 1)) if spare > 0 else 0
+    kind = chance.random()
+    other = (picture + 1 + int(chance.integers(len(clips) - 1))) % len(clips)
+    turned = float(chance.uniform(0.25, 0.75))
+    return Drawn(picture, other if kind >= 0.75 else picture, start, turned if 0.5 <= kind < 0.75 else 0.0)
+
+
+def score(
+    pair: SyncPair, vae: Vae, clips: Sequence[Sample], drawn: Sequence[Drawn], latents: int, device: torch.device
+) -> Tensor:
+    """Cosines (N,) of windows; those of clips of one size are scored together."""
+    pictures = [_seen(clips[one.picture], one.start, latents).to(device) for one in drawn]
+    sounds = [_heard(clips[one.sound], one, latents).to(device) for one in drawn]
+    steps = [min(STEPS * (4 * one.shape[1] - 3), len(sound[0])) for one, sound in zip(pictures, sounds)]
+    with torch.no_grad():
+        shown = [vae.decode(one[None].float()) for one in pictures]
+    return torch.cat([
+        pair(clip[:, :, : count // STEPS], sound[None, :, :count])
+        for clip, sound, count in zip(shown, sounds, steps)
+    ])  # fmt: skip
+
+
+def save(pair: SyncPair, path: str) -> None:
+    """Whole or not at all."""
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    state: dict[str, Any] = {name: one.detach().cpu().contiguous() for name, one in pair.state_dict().items()}
+    save_file(state, f"{path}.part")
+    os.replace(f"{path}.part", path)
+
+
+def _seen(clip: Sample, start: int, latents: int) -> Tensor:
+    return clip.latent[:, start : start + latents]
+
+
+def _heard(clip: Sample, one: Drawn, latents: int) -> Tensor:
+    """Sound (bands, steps) of the window that is drawn, of this clip."""
+    sound = clip.conditions[SOUND].float()
+    first = min(STEPS * 4 * one.start, max(0, sound.shape[1] - STEPS * (4 * latents - 3)))
+    window = sound[:, first : first + STEPS * (4 * latents - 3)]
+    return window.roll(round(one.turned * window.shape[1]), dims=1)
+
+
+def _together(drawn: Sequence[Drawn]) -> Tensor:
+    return torch.tensor([one.together for one in drawn])
+
+
+if __name__ == "__main__":
+    commands.main(lambda: app(standalone_mode=False))
