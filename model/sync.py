@@ -44,7 +44,12 @@ class SyncPair(nn.Module):
         small = F.adaptive_avg_pool3d(clips.float(), (clips.shape[2], SIDE_PX, SIDE_PX))
         seen = self.picture_out(self.picture(small).permute(0, 1, 3, 4, 2).flatten(1, 3))
         heard = self.sound_out(self.sound(sound.float()))
-        return F.cosine_similarity(seen.flatten(1), heard.flatten(1), dim=1)
+        return F.cosine_similarity(_changes(seen), _changes(heard), dim=1)
+
+
+def _changes(features: Tensor) -> Tensor:
+    """(N, D, T) -> (N, D T) without the mean over time: what stands still says nothing of what belongs together."""
+    return (features - features.mean(dim=2, keepdim=True)).flatten(1)
 
 
 def sync_loss(cosine: Tensor) -> Tensor:

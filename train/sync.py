@@ -14,12 +14,13 @@ import torch
 import typer
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn import functional as F
 
 import commands
 import pipelines
 from cache.networks import best_device, vae_of
 from cache.read import LatentCache, Sample, open_cache
-from model.sync import SILENT, STEPS, SyncPair, pair_loss
+from model.sync import SIDE_PX, SILENT, STEPS, SyncPair, pair_loss
 from model.vae import Vae
 from train import stages
 from train.data import FeedPools, stage_pools
@@ -50,10 +51,10 @@ class Drawn(NamedTuple):
 def main(
     stage: Annotated[str, typer.Option("--stage", help="Whose clips: a stage with feeds of video.")],
     out: Annotated[str, typer.Option("--out", help="File to write, for losses.sync_scorer.")],
-    steps: Annotated[int, typer.Option("--steps", min=1)] = 600,
+    steps: Annotated[int, typer.Option("--steps", min=1)] = 300,
     batch: Annotated[int, typer.Option("--batch", min=2, help="Windows per step.")] = 16,
     latents: Annotated[int, typer.Option("--latents", min=2, help="Latent frames of a window: decode_frames.")] = 5,
-    lr: Annotated[float, typer.Option("--lr")] = 1e-3,
+    lr: Annotated[float, typer.Option("--lr")] = 3e-3,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     recipe: RecipeName = None,
     config: Config = None,
@@ -119,7 +120,7 @@ def train(
 def accuracy(pair: SyncPair, vae: Vae, clips: Sequence[Sample], latents: int, device: torch.device) -> float:
     """Share of drawn pairs whose cosine has the right sign."""
     drawn = [draw(clips, latents, "judged", place) for place in range(JUDGED)]
-    cosines = torch.cat([score(pair, vae, clips, [one], latents, device) for one in drawn])
+    cosines = torch.cat([score(pair, vae, clips, drawn[at : at + 16], latents, device) for at in range(0, JUDGED, 16)])
     return float(((cosines.cpu() > 0) == _together(drawn)).float().mean())
 
 
@@ -138,16 +139,11 @@ def draw(clips: Sequence[Sample], latents: int, *name: str | int) -> Drawn:
 def score(
     pair: SyncPair, vae: Vae, clips: Sequence[Sample], drawn: Sequence[Drawn], latents: int, device: torch.device
 ) -> Tensor:
-    """Cosines (N,) of windows; those of clips of one size are scored together."""
-    pictures = [_seen(clips[one.picture], one.start, latents).to(device) for one in drawn]
-    sounds = [_heard(clips[one.sound], one, latents).to(device) for one in drawn]
-    steps = [min(STEPS * (4 * one.shape[1] - 3), len(sound[0])) for one, sound in zip(pictures, sounds)]
-    with torch.no_grad():
-        shown = [vae.decode(one[None].float()) for one in pictures]
-    return torch.cat([
-        pair(clip[:, :, : count // STEPS], sound[None, :, :count])
-        for clip, sound, count in zip(shown, sounds, steps)
-    ])  # fmt: skip
+    """Cosines (N,) of windows, as long as the shortest clip among them allows."""
+    latents = min(latents, *(clips[one].latent.shape[1] for each in drawn for one in (each.picture, each.sound)))
+    shown = [_seen(vae, clips[one.picture], one.start, latents, device) for one in drawn]
+    heard = [_heard(clips[one.sound], one, latents) for one in drawn]
+    return pair(torch.cat(shown), torch.stack(heard).to(device))
 
 
 def save(pair: SyncPair, path: str) -> None:
@@ -158,8 +154,11 @@ def save(pair: SyncPair, path: str) -> None:
     os.replace(f"{path}.part", path)
 
 
-def _seen(clip: Sample, start: int, latents: int) -> Tensor:
-    return clip.latent[:, start : start + latents]
+@torch.no_grad()
+def _seen(vae: Vae, clip: Sample, start: int, latents: int, device: torch.device) -> Tensor:
+    """Pixels (1, 3, T, SIDE_PX, SIDE_PX) of the window, from latents as the loss has them; as small as the scorer looks."""
+    shown = vae.decode(clip.latent[None, :, start : start + latents].float().to(device))
+    return F.adaptive_avg_pool3d(shown, (shown.shape[2], SIDE_PX, SIDE_PX))
 
 
 def _heard(clip: Sample, one: Drawn, latents: int) -> Tensor:
