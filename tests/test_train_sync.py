@@ -135,9 +135,8 @@ def test_a_stage_hears_with_a_scorer(encoded: Recipe, tmp_path: Path) -> None:
 
 
 def test_a_scorer_depends_on_its_seed_alone(encoded: Recipe) -> None:
-    cache, vae, device = open_cache(encoded), load_vae("codec"), torch.device("cpu")
-    clips = cache.read(CLIP, range(4))
-    first, again, other = (sync.train(vae, clips, 5, 2, 2, 1e-3, seed, device).state_dict() for seed in (0, 0, 1))
+    clips, show = open_cache(encoded).read(CLIP, range(4)), sync.Show(load_vae("codec"), torch.device("cpu"))
+    first, again, other = (sync.train(show, clips, 5, 2, 2, 1e-3, seed).state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["picture_out.weight"], other["picture_out.weight"])
 

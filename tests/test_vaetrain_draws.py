@@ -10,7 +10,7 @@ import pytest
 from pipelines import RecipeError, VaePhase, VaeStage
 from train import vae_data
 from train.vae_data import Source
-from train.vae_step import is_tiled, phase_at, tile_of
+from train.vae_step import ends_phase, is_tiled, phase_at, tile_of
 
 SOURCES = [
     Source("long.mp4", 320, 240, 24.0, 20.0),
@@ -77,7 +77,7 @@ def test_a_sample_depends_on_seed_step_and_place_alone() -> None:
 def test_phases_follow_each_other_and_only_the_last_one_tiles() -> None:
     chosen = stage()
     assert [phase_at(chosen, step).frames for step in (0, 9, 10, 14, 99)] == [5, 5, 17, 17, 17]
-    assert chosen.steps == 15
+    assert chosen.steps == 15 and [step for step in range(15) if ends_phase(chosen, step)] == [9, 14]
     long = stage(phases=[chosen.phases[0], chosen.phases[1].model_copy(update={"steps": 2000})])
     assert not any(is_tiled(long, step) for step in range(10))
     tiled = sum(is_tiled(long, step) for step in range(10, 2010))

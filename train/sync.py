@@ -7,6 +7,7 @@ of another time or of another clip. Clips in which nothing is heard are left out
 from __future__ import annotations
 
 import os
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
 
@@ -30,6 +31,7 @@ from train.run import Config, Device, Overrides, RecipeName, Workspace
 SOUND = "sound"  # of the cache's conditions
 JUDGED = 128  # held-out pairs
 TOLD_EVERY = 50  # steps
+KEPT = 1024  # windows, 0.2 MB each at 17 frames
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -79,8 +81,9 @@ def main(
             f"stages.{stage}: two clips in which something is heard are needed, got {len(heard)}"
         )
     print(f"{len(heard)} clips with sound to train on, {len(judged)} held out", flush=True)
-    pair = train(vae, heard, latents, steps, batch, lr, seed, chosen)
-    share = accuracy(pair, vae, judged if len(judged) > 1 else heard, latents, chosen)
+    show = Show(vae, chosen)
+    pair = train(show, heard, latents, steps, batch, lr, seed)
+    share = accuracy(pair, show, judged if len(judged) > 1 else heard, latents)
     held = "held-out" if len(judged) > 1 else "trained-on"
     save(pair, out)
     print(f"{out}: {share:.1%} of {JUDGED} {held} pairs told apart (chance 50 %)", flush=True)
@@ -98,16 +101,15 @@ def sounding(cache: LatentCache, feeds: Sequence[FeedPools], split: str) -> list
     return list(found.values())
 
 
-def train(
-    vae: Vae, clips: Sequence[Sample], latents: int, steps: int, batch: int, lr: float, seed: int, device: torch.device
-) -> SyncPair:
+def train(show: Show, clips: Sequence[Sample], latents: int, steps: int, batch: int, lr: float, seed: int) -> SyncPair:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        pair = SyncPair().to(device)
+        pair = SyncPair()
+    pair.to(show.device)
     optimiser = torch.optim.AdamW(pair.parameters(), lr=lr)
     for step in range(steps):
         drawn = [draw(clips, latents, seed, step, place) for place in range(batch)]
-        loss = pair_loss(score(pair, vae, clips, drawn, latents, device), _together(drawn).to(device))
+        loss = pair_loss(score(pair, show, clips, drawn, latents), _together(drawn).to(show.device))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -117,10 +119,10 @@ def train(
 
 
 @torch.no_grad()
-def accuracy(pair: SyncPair, vae: Vae, clips: Sequence[Sample], latents: int, device: torch.device) -> float:
+def accuracy(pair: SyncPair, show: Show, clips: Sequence[Sample], latents: int) -> float:
     """Share of drawn pairs whose cosine has the right sign."""
     drawn = [draw(clips, latents, "judged", place) for place in range(JUDGED)]
-    cosines = torch.cat([score(pair, vae, clips, drawn[at : at + 16], latents, device) for at in range(0, JUDGED, 16)])
+    cosines = torch.cat([score(pair, show, clips, drawn[at : at + 16], latents) for at in range(0, JUDGED, 16)])
     return float(((cosines.cpu() > 0) == _together(drawn)).float().mean())
 
 
@@ -136,14 +138,35 @@ def draw(clips: Sequence[Sample], latents: int, *name: str | int) -> Drawn:
     return Drawn(picture, other if kind >= 0.75 else picture, start, turned if 0.5 <= kind < 0.75 else 0.0)
 
 
-def score(
-    pair: SyncPair, vae: Vae, clips: Sequence[Sample], drawn: Sequence[Drawn], latents: int, device: torch.device
-) -> Tensor:
+def score(pair: SyncPair, show: Show, clips: Sequence[Sample], drawn: Sequence[Drawn], latents: int) -> Tensor:
     """Cosines (N,) of windows, as long as the shortest clip among them allows."""
     latents = min(latents, *(clips[one].latent.shape[1] for each in drawn for one in (each.picture, each.sound)))
-    shown = [_seen(vae, clips[one.picture], one.start, latents, device) for one in drawn]
+    shown = [show(clips[one.picture], one.start, latents) for one in drawn]
     heard = [_heard(clips[one.sound], one, latents) for one in drawn]
-    return pair(torch.cat(shown), torch.stack(heard).to(device))
+    return pair(torch.cat(shown), torch.stack(heard).to(show.device))
+
+
+class Show:
+    """Pixels (1, 3, T, SIDE_PX, SIDE_PX) of windows: decoded as the loss has them, as small as the scorer looks. The last
+    ones are kept, as decoding is nearly all the work."""
+
+    def __init__(self, vae: Vae, device: torch.device):
+        self.vae, self.device = vae, device
+        self._kept: OrderedDict[tuple[str, int, int, int], Tensor] = OrderedDict()
+
+    def __call__(self, clip: Sample, start: int, latents: int) -> Tensor:
+        name = (clip.clip_id, clip.start_tick, start, latents)
+        if name not in self._kept:
+            self._kept[name] = self._decoded(clip.latent[None, :, start : start + latents])
+        self._kept.move_to_end(name)
+        if len(self._kept) > KEPT:
+            self._kept.popitem(last=False)
+        return self._kept[name]
+
+    @torch.no_grad()
+    def _decoded(self, latents: Tensor) -> Tensor:
+        shown = self.vae.decode(latents.float().to(self.device)).float()
+        return F.adaptive_avg_pool3d(shown, (shown.shape[2], SIDE_PX, SIDE_PX))
 
 
 def save(pair: SyncPair, path: str) -> None:
@@ -152,13 +175,6 @@ def save(pair: SyncPair, path: str) -> None:
     state: dict[str, Any] = {name: one.detach().cpu().contiguous() for name, one in pair.state_dict().items()}
     save_file(state, f"{path}.part")
     os.replace(f"{path}.part", path)
-
-
-@torch.no_grad()
-def _seen(vae: Vae, clip: Sample, start: int, latents: int, device: torch.device) -> Tensor:
-    """Pixels (1, 3, T, SIDE_PX, SIDE_PX) of the window, from latents as the loss has them; as small as the scorer looks."""
-    shown = vae.decode(clip.latent[None, :, start : start + latents].float().to(device))
-    return F.adaptive_avg_pool3d(shown, (shown.shape[2], SIDE_PX, SIDE_PX))
 
 
 def _heard(clip: Sample, one: Drawn, latents: int) -> Tensor:

@@ -28,7 +28,7 @@ from train.optim import Weights, learning_rate
 from train.stages import run_folder
 from train.vae_check import Judged, held_out, judge
 from train.vae_data import Listing
-from train.vae_step import Networks, phase_at, tile_of, train_step
+from train.vae_step import Networks, ends_phase, phase_at, tile_of, train_step
 
 FIXED = ("size", "images", "max_interval", "seed", "precision")  # what a resumed run may not change
 MEASURED = 16  # training batches that the scaling factor is measured on
@@ -159,6 +159,8 @@ def _loop(run: Run, start: int, stop: Stop, options: Options, progress: Progress
 
     batches = vae_data.read_ahead(load, start, stage.steps, options.workers)
     with closing(batches), closing(metrics):
+        if start == 0 and run.judged_on:
+            _tell(run, 0, _judge(run), progress, metrics)
         for step in range(start, stage.steps):
             began = time.monotonic()
             video = vae_data.to_signed(next(batches), nets.device)
@@ -168,7 +170,7 @@ def _loop(run: Run, start: int, stop: Stop, options: Options, progress: Progress
             metrics.write(step + 1, record)
             progress.update(step + 1, record)
             last, asked = step + 1 == stage.steps, stop.number is not None
-            if last or (step + 1) % stage.validate_every == 0:
+            if last or (step + 1) % stage.validate_every == 0 or ends_phase(stage, step):
                 _look(run, step + 1, metrics, progress)
             if last or asked or (step + 1) % stage.checkpoint_every == 0:
                 _save(run, step + 1)
@@ -192,7 +194,7 @@ def _look(run: Run, step: int, metrics: Metrics, progress: Progress) -> None:
         progress.tell(f"{run.name}: nothing held out is as large as {run.stage.phases[-1].size} px: not judged")
         _export(run, step, {})
         return
-    raw = _judge(run)
+    raw = _judge(run)  # a phase's end is looked at, so that the last one shows what it did for tiles
     with run.nets.vae.averaged():
         average = _judge(run)
         if average.psnr >= raw.psnr:
@@ -200,12 +202,19 @@ def _look(run: Run, step: int, metrics: Metrics, progress: Progress) -> None:
     if average.psnr < raw.psnr:
         _export(run, step, raw.record())
     best = max(raw, average, key=lambda one: one.psnr)
-    metrics.write(step, {"validation": raw.record(), "validation_average": average.record()})
     path = os.path.join(run.folder.local, "pictures", f"step-{step:08d}.png")
     os.makedirs(os.path.dirname(path), exist_ok=True)
     write_png(path, _stacked(best.rows))
+    _tell(run, step, best, progress, metrics, raw, average, f"; {path}")
+
+
+def _tell(
+    run: Run, step: int, best: Judged, progress: Progress, metrics: Metrics, raw: Judged | None = None,
+    average: Judged | None = None, more: str = "",
+) -> None:  # fmt: skip
+    metrics.write(step, {"validation": (raw or best).record(), "validation_average": (average or best).record()})
     progress.tell(f"{run.name}  {step}/{run.stage.steps}  {best.psnr:.2f} dB ({best.psnr_tiled:.2f} in tiles), SSIM "
-                  f"{best.ssim:.4f} on {best.clips} held-out clips; {path}")  # fmt: skip
+                  f"{best.ssim:.4f} on {best.clips} held-out clips{more}")  # fmt: skip
 
 
 def _judge(run: Run) -> Judged:

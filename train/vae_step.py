@@ -7,6 +7,7 @@ perceptual distance the mean over frames.
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -35,6 +36,11 @@ def phase_at(stage: VaeStage, step: int) -> VaePhase:
             return phase
         step -= phase.steps
     return stage.phases[-1]
+
+
+def ends_phase(stage: VaeStage, step: int) -> bool:
+    """Whether the update after `step` updates is a phase's last."""
+    return step + 1 in accumulate(phase.steps for phase in stage.phases)
 
 
 def tile_of(phase: VaePhase) -> tuple[int, int]:
