@@ -41,7 +41,7 @@ def _fill(container: Any, out: np.ndarray, start_s: float, rate: int) -> None:
     resampler, at = av.AudioResampler("flt", "mono", rate), None
     for frame in container.decode(stream):
         for piece in resampler.resample(frame):
-            if piece.pts is not None:
+            if piece.pts is not None and piece.time_base is not None:
                 at = round((float(piece.pts * piece.time_base) - start_s) * rate)
             at = _place(out, at or 0, piece.to_ndarray()[0])
         if at is not None and at >= len(out):
