@@ -8,7 +8,7 @@ Clips are rows 0..N-1 here. Pairs are int64 (M, 2), first < second, sorted, uniq
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -107,12 +107,19 @@ def _blocks(vectors: np.ndarray, seed: int) -> Iterator[tuple[np.ndarray, np.nda
             yield everyone[start : start + BLOCK], everyone
         return
     cells = _cells(vectors, seed)
+    homes, near = _by_cell(cells[:, :1]), _by_cell(cells)
     for cell in range(int(cells.max()) + 1):
-        members = np.flatnonzero(cells[:, 0] == cell)
-        queries = np.flatnonzero((cells == cell).any(1))
+        members, queries = homes(cell), near(cell)
         for at in range(0, len(members), EXACT_BELOW):
             for start in range(0, len(queries), BLOCK):
                 yield queries[start : start + BLOCK], members[at : at + EXACT_BELOW]
+
+
+def _by_cell(cells: np.ndarray) -> Callable[[int], np.ndarray]:
+    """Cells (N, K), different ones in a row -> a function that gives the rows of a cell in order, without looking through all."""
+    order = np.argsort(cells, axis=None, kind="stable")
+    edges = np.searchsorted(cells.ravel()[order], np.arange(int(cells.max()) + 2))
+    return lambda cell: order[edges[cell] : edges[cell + 1]] // cells.shape[1]
 
 
 def _cells(vectors: np.ndarray, seed: int) -> np.ndarray:

@@ -1,0 +1,118 @@
+"""Killed at random moments, driver and workers, in this process and on Ray: always the same tables in the end."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from curate_runs import below, command, curate, decoders, event, fill, hands, kill, parent, until
+from table_digest import digest
+
+pytestmark = pytest.mark.slow
+
+VICTIMS = {True: ("driver", "decoder"), False: ("driver", "decoder", "hand")}
+
+
+@pytest.fixture(scope="module")
+def small(generated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fill(generated, tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture(scope="module")
+def whole(small: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], float]:
+    """Tables of a run that nothing disturbed, and how long it took."""
+    workspace, started = tmp_path_factory.mktemp("whole") / "work", time.monotonic()
+    curate(workspace, small)
+    return digest(workspace), time.monotonic() - started
+
+
+def begun(workspace: Path, small: Path, local: bool, *options: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(command(workspace, small, *options, local=local), stdout=-1, stderr=-1, text=True,
+                            cwd=small.parent)  # fmt: skip
+
+
+def victim(process: subprocess.Popen[str], who: str, draw: random.Random) -> int | None:
+    if who == "driver":
+        return process.pid
+    found = until(lambda: (decoders if who == "decoder" else hands)(process.pid), process)
+    return draw.choice(sorted(found)) if found else None
+
+
+@pytest.mark.parametrize("local", [True, False], ids=["here", "ray"])
+def test_killed_at_ten_random_moments(
+    whole: tuple[dict[str, str], float], small: Path, tmp_path: Path, local: bool
+) -> None:
+    """A run whose driver is killed is begun again over what it left; one that loses a worker goes on, and a new one begins."""
+    expected, seconds = whole
+    draw, hit, finished, round_ = random.Random(17), dict.fromkeys(VICTIMS[local], 0), 0, 0
+    for moment in range(10):
+        workspace = tmp_path / f"work-{round_}"
+        process = begun(workspace, small, local)
+        who = VICTIMS[local][moment % len(VICTIMS[local])]
+        time.sleep(draw.uniform(0.2, 0.9 * seconds))
+        pid = victim(process, who, draw)
+        killed = pid is not None and process.poll() is None and kill(pid)
+        hit[who] += killed
+        _, said = process.communicate(timeout=240)
+        assert process.returncode == (-signal.SIGKILL if killed and who == "driver" else 0), said[-2000:]
+        assert "quarantined" not in said
+        if process.returncode == 0:
+            assert digest(workspace) == expected
+            finished, round_ = finished + 1, round_ + 1
+    last = tmp_path / f"work-{round_}"
+    curate(last, small, local=local)
+    assert digest(last) == expected
+    assert not list(last.rglob(".unit-*")) and not list(last.rglob("*.part"))
+    assert sum(hit.values()) >= 7 and all(hit.values()) and finished >= 3, (hit, finished)
+
+
+def test_a_job_that_always_loses_its_worker_is_given_up_and_all_else_is_done(small: Path, tmp_path: Path) -> None:
+    """Every hand that scans is killed: one unit after the other runs out of attempts, the command ends with 1, and goes on later."""
+    process = begun(tmp_path / "work", small, False, "--set", "curate.workers.attempts=1")
+    found = until(lambda: decoders(process.pid), process)
+    assert found and kill(parent(found[0]))
+    out, said = process.communicate(timeout=240)
+    assert process.returncode == 1 and "lost its worker 1 times" in said and "Traceback" not in said
+    assert "scan of unit" in said and not event(out, "curated")
+    parts = {path.name for path in (tmp_path / "work").glob("videos-*/unit-*.parquet")}
+    assert len(parts) == 3, "the other units are there"
+    assert curate(tmp_path / "work", small)["units"] == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_ray_run_with_its_code_and_nothing_stays(small: Path, tmp_path: Path, number: int) -> None:
+    process = begun(tmp_path / "work", small, False)
+    assert until(lambda: decoders(process.pid), process)
+    left = set(below(process.pid))
+    process.send_signal(number)
+    _, said = process.communicate(timeout=240)
+    assert process.returncode == 128 + number and "go on with: curate --footage" in said
+    until_gone(left)
+    assert curate(tmp_path / "work", small)["made"]
+
+
+def test_a_killed_driver_takes_its_private_ray_with_it(small: Path, tmp_path: Path) -> None:
+    process = begun(tmp_path / "work", small, False)
+    assert until(lambda: decoders(process.pid), process)
+    left = set(below(process.pid))
+    process.kill()
+    process.communicate()
+    until_gone(left)
+
+
+def until_gone(pids: set[int], patience_s: float = 30.0) -> None:
+    deadline = time.monotonic() + patience_s
+    while (there := {pid for pid in pids if alive(pid)}) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not there, {pid: Path(f"/proc/{pid}/cmdline").read_bytes()[:80] for pid in there}
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
