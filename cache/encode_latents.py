@@ -8,12 +8,14 @@ interrupted: the same command goes on.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import Annotated, Any
 
 import typer
 
 import commands
+import compat
 from pipelines import Recipe, load, resolved
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -60,6 +62,8 @@ def _here(recipe: Recipe, options: Any, stop: commands.Stop) -> int:
 
 
 def _on_ray(recipe: Recipe, options: Any, stop: commands.Stop, processes: int | None) -> int:
+    if not os.environ.get("RAY_ADDRESS"):
+        compat.keep_ray_on_loopback()
     from cache.on_ray import RayCrew
     from cache.update import update
 

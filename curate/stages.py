@@ -109,6 +109,7 @@ class Schedule:
         self.since: dict[tuple[str, int], float] = {}
         self.waits: dict[str, list[float]] = {}
         self.most: dict[str, int] = {}
+        self.pools: dict[str, str] = {}  # where a stage's jobs go
         self.why: dict[tuple[str, int], str] = {}
         for job in every:
             if job.stage == SCAN or job.unit not in self.scans:
@@ -172,7 +173,7 @@ class Schedule:
         return sum(times - 1 for (name, _), times in self.begun.items() if name == stage)
 
     def _offer(self, job: Job) -> None:
-        pool = self._pool(job)
+        pool = self.pools[job.stage] = self._pool(job)
         self.ready[pool].append(job)
         self.since[job.key] = self.clock()
         here = sum(one.stage == job.stage for one in self.ready[pool])

@@ -35,7 +35,7 @@ class Tally:
         for name, stage in self.stages.items():
             waits = schedule.waits.get(name, [0.0])
             stage |= {"waited_s": sum(waits) / len(waits), "most_waiting": schedule.most.get(name, 0)}
-            stage |= {"again": schedule.retries(name)}
+            stage |= {"again": schedule.retries(name), "pool": schedule.pools[name]}
             for rate in ("clips", "video_s"):
                 stage[f"{rate}_per_s"] = stage[rate] / stage["kernel_s"] if stage["kernel_s"] else None
         total = {name: sum(stage[name] for stage in self.stages.values()) for name in ("kernel_s", "cpu_s")}
@@ -57,11 +57,13 @@ class Tally:
         """The table at the end of a run. Rates are those of one worker, by its seconds inside decoding and measuring."""
         if not self.stages:
             return []
-        head = f"{'stage':<18}{'jobs':>6}{'clips':>8}{'clips/s':>9}{'video s/s':>10}{'kernel s':>10}{'CPU s':>9}"
+        head = (
+            f"{'stage':<18}{'on':<4}{'jobs':>6}{'clips':>8}{'clips/s':>9}{'video s/s':>10}{'kernel s':>10}{'CPU s':>9}"
+        )
         shown = [f"{head}{'waited s':>10}{'queue':>7}{'again':>7}"]
         for name, one in self.stages.items():
             shown.append(
-                f"{name:<18}{one['jobs']:>6}{one['clips']:>8}{_rate(one['clips_per_s']):>9}{_rate(one['video_s_per_s']):>10}"
+                f"{name:<18}{one['pool']:<4}{one['jobs']:>6}{one['clips']:>8}{_rate(one['clips_per_s']):>9}{_rate(one['video_s_per_s']):>10}"
                 f"{one['kernel_s']:>10.1f}{one['cpu_s']:>9.1f}{one['waited_s']:>10.1f}{one['most_waiting']:>7}{one['again']:>7}"
             )
         decoded = f"frames decoded / source {self.amplification:.2f}; " if self.amplification else ""

@@ -63,16 +63,17 @@ def run(timings: dict[str, float], step: str, command: list[str], environment: d
 
 
 @contextmanager
-def private_ray() -> Iterator[tuple[str, dict[str, str]]]:
+def private_ray(*options: str) -> Iterator[tuple[str, dict[str, str]]]:
     """A Ray head with free ports and a temporary folder of its own, ended by its pid: other Rays are not touched."""
     folder = tempfile.mkdtemp(prefix="dly", dir="/tmp" if os.path.isdir("/tmp") else None)
     head, dashboard = free_port(), free_port()
     environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": folder}
     environment.pop("RAY_ADDRESS", None)
+    environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # stays on 127.0.0.1, see compat.keep_ray_on_loopback
     command = [str(BIN / "ray"), "start", "--head", "--block", f"--port={head}", f"--temp-dir={folder}"]
     command += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
     command += ["--object-store-memory=200000000", f"--ray-client-server-port={free_port()}"]
-    command += [f"--dashboard-agent-listen-port={free_port()}", f"--metrics-export-port={free_port()}"]
+    command += [f"--dashboard-agent-listen-port={free_port()}", f"--metrics-export-port={free_port()}", *options]
     environment["PATH"] = f"{BIN}{os.pathsep}{environment.get('PATH', '')}"
     print(f"\n--- a private Ray on 127.0.0.1:{head}", flush=True)
     with open(Path(folder, "start.log"), "wb") as log:

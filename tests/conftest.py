@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -60,6 +61,29 @@ def footage() -> Path:
         if folder and Path(folder).is_dir():
             return Path(folder)
     pytest.skip("no real footage here: set DAILIES_FOOTAGE to its folder")
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small open_clip model of random weights, as open_clip itself saves one."""
+    import compat
+
+    compat.mend_torchvision()
+    import open_clip
+    import safetensors.torch
+    import torch
+
+    torch.manual_seed(0)
+    config = {
+        "embed_dim": 32,
+        "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8},
+        "text_cfg": {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1},
+    }
+    model = open_clip.CLIP(**config)
+    folder = tmp_path_factory.mktemp("tiny-clip")
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+    safetensors.torch.save_file(model.state_dict(), str(folder / "open_clip_model.safetensors"))
+    return folder
 
 
 def _sources_hash() -> str:

@@ -121,29 +121,6 @@ def test_a_folder_without_weights_is_one_clear_line(tmp_path: Path) -> None:
         embed.embed_settings(pipelines.Embed(model=str(tmp_path)))
 
 
-@pytest.fixture(scope="module")
-def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a small open_clip model of random weights, as open_clip itself saves one."""
-    import compat
-
-    compat.mend_torchvision()
-    import open_clip
-    import safetensors.torch
-    import torch
-
-    torch.manual_seed(0)
-    config = {
-        "embed_dim": 32,
-        "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8},
-        "text_cfg": {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1},
-    }
-    model = open_clip.CLIP(**config)
-    folder = tmp_path_factory.mktemp("tiny-clip")
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
-    safetensors.torch.save_file(model.state_dict(), str(folder / "open_clip_model.safetensors"))
-    return folder
-
-
 def test_the_tower_is_open_clips_own_averaged_over_frames(tiny_clip: Path) -> None:
     import open_clip
     import torch
