@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -44,7 +45,7 @@ class _Hand:
         return unit.run(job, lambda what, count: self.board.add.remote(what, count), self.decoder)
 
 
-@ray.remote(num_cpus=0)
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class _Board:
     """Counts what the hands report, for the progress line."""
 
@@ -67,7 +68,10 @@ class Cluster:
 
     def __enter__(self) -> Cluster:
         self.folder = tempfile.TemporaryDirectory(prefix="dailies-ray-", ignore_cleanup_errors=True)
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         print(_connect(self.folder.name), file=sys.stderr)
+        for number, handler in handlers.items():  # Ray puts its own in place of the command's
+            signal.signal(number, handler)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -174,7 +178,7 @@ class _Crew:
         try:
             answer: Any = ray.get(reference)
         except RayTaskError as error:  # the job itself says no: the same everywhere, so it is not begun again
-            raise error.cause from None
+            raise (error.cause or error) from None
         except RayError as error:
             self._died(hand, job, error)
             return

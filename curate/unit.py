@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curate.isolate import Cost, Isolated, Scanned, Task
-from curate.scan_parts import scan
+from curate.scan_parts import scan_all
 from curate.tables import Tables, read_part, typed
 from media import storage
 from pipelines import Curate, Recipe, check
@@ -28,7 +28,7 @@ BATCH_CLIPS = 64  # clips whose proxies are held at once
 
 class Job(NamedTuple):
     """stage: SCAN, or the table that is made. recipe: resolved, as JSON data; files: File tuples, aliases left out; tables: whose
-    parts are made; threads: of the decoder, or processes that a long video is scanned in."""
+    parts are made; threads: processes that files, or parts of a long one, are scanned in, or threads of a decoder."""
 
     stage: str
     unit: int
@@ -135,11 +135,10 @@ def _scan(tables: Tables, job: Job, beat: Beat, decoder: Decoder) -> Done:
         spool = Path(scratch, "spool")
         spool.mkdir()
         parts = _Parts(tables, job.unit, set(job.tables), Path(scratch))
-        for file in job.files:
-            path, size, tag, video_id = file[:4]
-            scanned = scan(Task(video_id, path, size, tag, want), child, spool, lambda _frames: beat("alive", 1))
+        tasks = [Task(video_id, path, size, tag, want) for path, size, tag, video_id, *_ in job.files]
+        for task, scanned in zip(tasks, scan_all(tasks, child, spool, lambda _: beat("alive", 1)), strict=True):
             clips += parts.add(scanned)
-            rows.append({"video_id": video_id, "path": path, "bytes": size, "tag": tag} | scanned.video)
+            rows.append({name: getattr(task, name) for name in ("video_id", "path", "bytes", "tag")} | scanned.video)
             cost = cost.plus(scanned.cost)
             beat("video", 1)
         if "videos" in job.tables:

@@ -12,7 +12,7 @@ import pytest
 from curate_runs import below, command, curate, decoders, event, fill, hands, kill, parent, until
 from table_digest import digest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
 VICTIMS = {True: ("driver", "decoder"), False: ("driver", "decoder", "hand")}
 
@@ -58,7 +58,8 @@ def test_killed_at_ten_random_moments(
         killed = pid is not None and process.poll() is None and kill(pid)
         hit[who] += killed
         _, said = process.communicate(timeout=240)
-        assert process.returncode == (-signal.SIGKILL if killed and who == "driver" else 0), said[-2000:]
+        wanted = -signal.SIGKILL if killed and who == "driver" else 0
+        assert process.returncode == wanted, (moment, who, said[-2000:])
         assert "quarantined" not in said
         if process.returncode == 0:
             assert digest(workspace) == expected
@@ -70,8 +71,8 @@ def test_killed_at_ten_random_moments(
     assert sum(hit.values()) >= 7 and all(hit.values()) and finished >= 3, (hit, finished)
 
 
-def test_a_job_that_always_loses_its_worker_is_given_up_and_all_else_is_done(small: Path, tmp_path: Path) -> None:
-    """Every hand that scans is killed: one unit after the other runs out of attempts, the command ends with 1, and goes on later."""
+def test_a_job_that_lost_its_worker_too_often_is_given_up_and_all_else_is_done(small: Path, tmp_path: Path) -> None:
+    """With one attempt: the unit whose hand dies is left, the other two are done, the command ends with 1 and goes on later."""
     process = begun(tmp_path / "work", small, False, "--set", "curate.workers.attempts=1")
     found = until(lambda: decoders(process.pid), process)
     assert found and kill(parent(found[0]))
@@ -79,7 +80,7 @@ def test_a_job_that_always_loses_its_worker_is_given_up_and_all_else_is_done(sma
     assert process.returncode == 1 and "lost its worker 1 times" in said and "Traceback" not in said
     assert "scan of unit" in said and not event(out, "curated")
     parts = {path.name for path in (tmp_path / "work").glob("videos-*/unit-*.parquet")}
-    assert len(parts) == 3, "the other units are there"
+    assert len(parts) == 2, "the other units are there"
     assert curate(tmp_path / "work", small)["units"] == 1
 
 
