@@ -43,10 +43,11 @@ def event(said: str, what: str) -> dict[str, Any]:
     return next((one for one in events(said) if one["what"] == what), {})
 
 
-def curate(workspace: Path, footage: Path, *options: str, code: int = 0, local: bool = True) -> dict[str, Any]:
+def curate(workspace: Path, footage: Path, *options: str, code: int = 0, local: bool = True,
+           patience_s: float = 240.0) -> dict[str, Any]:  # fmt: skip
     """Run the command; the event `curated` of its --json, or {"error": what it said}."""
     done = subprocess.run(command(workspace, footage, *options, local=local), capture_output=True, text=True,
-                          cwd=footage.parent, timeout=240)  # fmt: skip
+                          cwd=footage.parent, timeout=patience_s)  # fmt: skip
     assert done.returncode == code, done.stderr[-2000:]
     return event(done.stdout, "curated") or {"error": done.stderr}
 

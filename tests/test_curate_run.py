@@ -16,6 +16,7 @@ from curate_runs import CURATE, command, curate, decoders, event, fill, kill, li
 from curate_runs import below as processes_below
 from table_digest import digest
 
+from curate.signals import SIGNALS
 from curate.tables import Tables
 from pipelines import load
 
@@ -71,6 +72,22 @@ def test_a_second_run_makes_nothing(whole: tuple[Path, dict], small: Path) -> No
     again = curate(whole[0], small)
     assert again["frames_decoded"] == 0 and again["videos"] == 0 and again["made"] == []
     assert digest(whole[0]) == before
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_a_run_without_news_costs_less_than_two_percent(generated: Path, tmp_path: Path) -> None:
+    """All generated footage, all ten signals: CPU seconds of the command and its children, the second run against the first."""
+    every = "curate.signals={" + ", ".join(f"{name}: {{}}" for name in SIGNALS) + "}"
+    spent = []
+    for _ in range(2):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        made = curate(tmp_path / "work", generated, "--set", every, "--set", "curate.max_loss=1.0", patience_s=2500)[
+            "made"
+        ]
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert made == [] and spent[1] < 0.02 * spent[0], spent
 
 
 def _children(name: str) -> list[str]:
