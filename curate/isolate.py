@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,7 +88,7 @@ class Isolated:
 
     def scan(self, task: Task, spool: Path, beat: Callable[[int], None]) -> Scanned:
         """Scan a video into `spool` (emptied first). Never raises for a bad video: it ends as a row with its reason."""
-        self._tire()
+        self._rest()
         reasons, cost, seen = [], Cost(), 0
         for _ in range(STRIKES):
             for stale in spool.glob("*.arrow"):
@@ -109,10 +110,11 @@ class Isolated:
         row = {"media": "video", "status": "quarantined", "reason": f"{STRIKES} strikes: {'; '.join(reasons)}"}
         return Scanned(row, spool, cost)
 
-    def _tire(self) -> None:
-        """A child that has scanned many videos makes room for a new one: what decoders leak stays bounded."""
+    def _rest(self) -> None:
+        """A child that has scanned many videos makes room for a new one, so that what decoders leak stays bounded; so does one
+        that died between two videos, which is no fault of the next."""
         self.scanned += 1
-        if self.scanned % VIDEOS_PER_CHILD == 0:
+        if self.scanned % VIDEOS_PER_CHILD == 0 or (self.child is not None and self.child.poll() is not None):
             self._end()
 
     def parts(self, path: str, spool: Path) -> list[tuple[float, float]]:
@@ -188,7 +190,8 @@ class Isolated:
             self.child.wait()
             for stream in (self.child.stdin, self.child.stdout):
                 if stream is not None:
-                    stream.close()
+                    with suppress(BrokenPipeError):  # it still held what the dead child never read
+                        stream.close()
         self.child = None
 
 

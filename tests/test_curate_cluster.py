@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from curate_runs import BIN, CURATE, UNITS, command, curate, event, fill, listening
+from curate_runs import BIN, CURATE, UNITS, command, curate, event, fill, hands, listening
 from table_digest import digest
 
 from scripts.demo import private_ray
@@ -48,9 +48,11 @@ def processes() -> dict[int, bytes]:
     return found
 
 
-def workers() -> list[int]:
-    """Those in which a `curate` hand lives."""
-    return [pid for pid, line in processes().items() if line.startswith(b"ray::_Hand")]
+def workers(cluster: tuple[str, dict[str, str]]) -> set[int]:
+    """Those of the cluster in which a `curate` hand lives."""
+    folder = cluster[1]["RAY_TMPDIR"].encode()
+    raylets = [pid for pid, line in processes().items() if folder in line and b"/raylet" in line.split(b"\0")[0]]
+    return {pid for raylet in raylets for pid in hands(raylet)}
 
 
 def test_a_submitted_job_uses_the_cluster_and_ends_with_its_code(
@@ -94,7 +96,7 @@ def test_networks_have_workers_of_their_own_on_shares_of_a_gpu(
                                stderr=-1, text=True, cwd=small.parent)  # fmt: skip
     seen = 0
     while process.poll() is None:
-        seen = max(seen, len(workers()))
+        seen = max(seen, len(workers(cluster)))
         time.sleep(0.1)
     out, said = process.communicate()
     assert process.returncode == 0, said
@@ -104,9 +106,9 @@ def test_networks_have_workers_of_their_own_on_shares_of_a_gpu(
     curate(tmp_path / "here", small, *learned)
     assert digest(tmp_path / "ray") == digest(tmp_path / "here")
     deadline = time.monotonic() + 20
-    while workers() and time.monotonic() < deadline:
+    while workers(cluster) and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert not workers(), "the cluster is as it was"
+    assert not workers(cluster), "the cluster is as it was"
 
 
 def test_a_run_waits_for_cpus_that_others_hold_and_says_so(

@@ -50,6 +50,28 @@ def test_a_child_killed_once_is_replaced_and_nothing_is_doubled(video: Path, tmp
     assert calm[0]["status"] == "ok" and calm[1] and calm == shaken
 
 
+def test_a_child_that_dies_between_two_videos_is_no_strike_against_the_next(video: Path, tmp_path: Path) -> None:
+    with Isolated(Curate()) as child:
+        calm = rows(child, video, tmp_path / "calm")
+        for number in (signal.SIGKILL, signal.SIGTERM):
+            assert child.child is not None
+            child.child.send_signal(number)
+            child.child.wait()
+            assert rows(child, video, tmp_path / "next", Disturbed(child, signal.SIGKILL, 1)) == calm
+
+
+def test_a_request_that_a_dying_child_never_reads_ends_as_a_strike(video: Path, tmp_path: Path) -> None:
+    """The pipe breaks while it is written to, and again when it is closed with what it still holds."""
+    with Isolated(Curate()) as child:
+        calm = rows(child, video, tmp_path / "calm")
+        assert child.child is not None
+        child.child.kill()
+        child.child.wait()
+        answer, reason = child._ask(task(video), tmp_path / "calm", lambda frames: None)
+        assert answer is None and "signal 9" in reason
+        assert rows(child, video, tmp_path / "calm") == calm
+
+
 def test_two_strikes_quarantine_the_video_and_the_next_one_is_scanned(video: Path, tmp_path: Path) -> None:
     with Isolated(Curate()) as child:
         row, clips = rows(child, video, tmp_path / "spool", Disturbed(child, signal.SIGKILL, 2))
