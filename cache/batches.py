@@ -21,9 +21,9 @@ from cache.buckets import Bucket
 from cache.columns import coded
 from cache.fingerprint import CacheError
 from cache.forgotten import forgotten_clips
-from cache.gather import Texts
 from cache.lookup import Identities, Ints, find, identities
 from cache.order import Pool, Step, Steps
+from cache.texts import Texts
 
 if TYPE_CHECKING:
     from cache.read import LatentCache

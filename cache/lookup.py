@@ -33,11 +33,11 @@ def identities(table: pa.Table) -> Identities:
 def numbers(ids: pa.ChunkedArray | pa.Array) -> NDArray[np.uint64]:
     """Ids of 16 hex digits (N,) -> uint64 (N,). Raises ValueError for other ids."""
     chunks = ids.chunks if isinstance(ids, pa.ChunkedArray) else [ids]
-    parts = [_numbers(_characters(chunk)) for chunk in chunks if len(chunk)]
+    parts = [_numbers(characters(chunk)) for chunk in chunks if len(chunk)]
     return np.concatenate(parts) if parts else np.zeros(0, np.uint64)
 
 
-def _characters(ids: pa.Array) -> NDArray[np.uint64]:
+def characters(ids: pa.Array) -> NDArray[np.uint64]:
     """All ids' characters, eight in a word (2 N,) big-endian, not copied. Raises ValueError."""
     ids = ids.cast(pa.string()) if ids.type != pa.string() else ids
     _, places, characters = ids.buffers()

@@ -1,44 +1,87 @@
-"""Tars as memory maps, a bounded number of them open, and the look at a sample that is due when it is first read.
+"""Tars, a bounded number of them open, and the look at a sample that is due when it is first read.
+
+Batches are read to their place; a map is for views of a few samples. To read bytes of a file that the page cache has
+costs a third of mapping and copying them, and a file that is cut short is an answer and not a signal.
 
 Looked at means: it lies inside its tar, the tar's header gives it the name that the index does, and its bytes have the
-checksum that was taken when they were written. A tar that is mapped again is looked at again.
+checksum that was taken when they were written. A tar that is opened again is looked at again.
 """
 
 from __future__ import annotations
 
+import math
 import mmap
-from collections import OrderedDict
+import os
+from array import array
+from collections.abc import Sequence
+from itertools import count
 from threading import Lock
 
-import numpy as np
 import xxhash
 
 from cache import ranges
 from cache.fingerprint import CacheError
 from cache.rows import REPAIR, Column, Names, Tar
-from cache.shelf import Fetch, Removed, Shelf, Wanted, map_file
+from cache.shelf import Fetch, Removed, Shelf, Wanted
 from media import storage
 
-OPEN_MAPS = 256  # file descriptors are the limit
+OPEN_TARS = 256  # file descriptors are the limit
+AGAIN = 2  # times that a tar is read before it is mapped: a map costs more than it saves until it was read five times
 BLOCK_BYTES, NAME_BYTES = 512, 100  # of a tar's header, the name comes first
 
 
-class Mapped:
-    """bytes (N,) uint8; buffer: the same for torch; looked[row - first]: 1 where the sample was looked at."""
+class Opened:
+    """A tar. looked[row - first]: 0 where nobody has looked at the sample yet, else a number that whoever looked at it
+    remembers it by. Closed when nobody holds it any more."""
 
-    __slots__ = ("buffer", "bytes", "fetch", "first", "looked", "map", "told")
+    __slots__ = ("__weakref__", "_map", "fetch", "file", "first", "looked", "size", "taken", "told", "used")
 
-    def __init__(self, mapped: mmap.mmap, tar: Tar, fetch: Fetch | None):
-        self.map, self.fetch, self.first = mapped, fetch, tar.first
-        self.buffer = memoryview(mapped)
-        self.bytes = np.frombuffer(mapped, np.uint8)
-        self.looked = bytearray(tar.stop - tar.first)
-        self.told = False
+    def __init__(self, file: int, tar: Tar, fetch: Fetch | None):
+        self.file, self.fetch, self.first = file, fetch, tar.first
+        self.size = os.fstat(file).st_size
+        self.looked = array("H", bytes(2 * (tar.stop - tar.first)))
+        self.told, self.used, self.taken = False, 0, 0
+        self._map: memoryview | None = None
+
+    def __del__(self) -> None:
+        os.close(self.file)
+
+    @property
+    def map(self) -> memoryview:
+        """Copy-on-write: torch wants a writable buffer, the file is never written. What is not here yet shows as zeros."""
+        if self._map is None:
+            self._map = memoryview(mmap.mmap(self.file, 0, access=mmap.ACCESS_COPY))
+        return self._map
+
+    def read(self, buffers: Sequence[memoryview], at: int, size: int) -> bool:
+        """Fill buffers of `size` bytes, one after the other, with what lies at `at`. Whether the file has as much."""
+        if self.taken > AGAIN * self.size and self.fetch is None:
+            return self._copy(buffers, at, at + size)
+        self.taken += size
+        missing = size - os.preadv(self.file, buffers, at)
+        return not missing or self._read_on(buffers, at, missing)
+
+    def _copy(self, buffers: Sequence[memoryview], at: int, stop: int) -> bool:
+        data = self.map
+        for one in buffers if stop <= self.size else ():
+            one[:] = data[at : (at := at + len(one))]
+        return stop <= self.size
+
+    def _read_on(self, buffers: Sequence[memoryview], at: int, missing: int) -> bool:
+        """A read may end early: at the end of the file, or because the system reads no more at once."""
+        start = sum(map(len, buffers)) - missing
+        for one in buffers:
+            while start < len(one) and (got := os.preadv(self.file, [one[start:]], at + start)):
+                start += got
+            if start < len(one):
+                return False
+            start, at = start - len(one), at + len(one)
+        return True
 
     def will_need(self) -> None:
-        """Have the system read all of it into memory, in its own time; once for each time it is mapped."""
+        """Have the system read all of it into memory, in its own time; once for each time it is opened."""
         if not self.told:
-            self.map.madvise(mmap.MADV_WILLNEED)
+            os.posix_fadvise(self.file, 0, 0, os.POSIX_FADV_WILLNEED)
             self.told = True
 
 
@@ -47,27 +90,26 @@ class Maps:
 
     def __init__(self, shelf: Shelf, limit_bytes: int):
         self._shelf, self._limit = shelf, limit_bytes
-        self._open: OrderedDict[str, Mapped] = OrderedDict()
+        self._open: dict[str, Opened] = {}
         self._lock = Lock()
+        self._clock = count()
 
-    def tar(self, column: Column, shard: int) -> Mapped:
+    def tar(self, column: Column, shard: int) -> Opened:
         """Raises CacheError for a tar that is missing or empty."""
-        tar = column.tars[shard]
-        with self._lock:
-            found = self._open.get(tar.path)
-            if found is not None and not (found.fetch and found.fetch.removed and not found.fetch.here):
-                self._open.move_to_end(tar.path)
-                return found
-            self._open.pop(tar.path, None)
-        found = self._mapped(column, tar)
-        with self._lock:
-            found = self._open.setdefault(tar.path, found)
-            while len(self._open) > 1 and self._too_much():
-                self._open.popitem(last=False)  # unmapped when the last tensor of it is gone
+        path = column.tars[shard].path
+        found = self._open.get(path)
+        if found is None or (found.fetch is not None and found.fetch.removed and not found.fetch.here):
+            found = self._opened(column, shard)
+            with self._lock:
+                self._open[path] = found
+                while len(self._open) > 1 and self._too_much():
+                    oldest = min(self._open, key=lambda one: self._open[one].used if one != path else math.inf)
+                    del self._open[oldest]  # closed when the last batch or tensor of it is gone
+        found.used = next(self._clock)
         return found
 
     def drop(self, column: Column, shard: int) -> None:
-        """Map it anew, and fetch it anew, when it is next read."""
+        """Open it anew, and fetch it anew, when it is next read."""
         path = column.tars[shard].path
         with self._lock:
             self._open.pop(path, None)
@@ -78,36 +120,31 @@ class Maps:
         return Wanted(tar.path, tar.bytes, column.version(tar))
 
     def held_bytes(self) -> int:
-        return sum(len(one.map) for one in self._open.values())
+        return sum(one.size for one in self._open.values())
 
     def _too_much(self) -> bool:
         """A fetched shard takes room on the disk as long as it is mapped, though the shelf may have let it go."""
         fetched = any(one.fetch is not None for one in self._open.values())
-        return len(self._open) > OPEN_MAPS or (fetched and self.held_bytes() > self._limit)
+        return len(self._open) > OPEN_TARS or (fetched and self.held_bytes() > self._limit)
 
-    def _mapped(self, column: Column, tar: Tar) -> Mapped:
-        fetch = None
+    def _opened(self, column: Column, shard: int) -> Opened:
+        tar = column.tars[shard]
         try:
-            if storage.is_remote(tar.path):
-                fetch = self._shelf.file(Wanted(tar.path, tar.bytes, column.version(tar)))
-                fetch.wait(0, 1)
-                mapped = fetch.mapped()
-            else:
-                mapped = map_file(tar.path)
-        except FileNotFoundError:
-            mapped = None
-        except ranges.Short:
-            mapped = None
-        if mapped is None:
+            fetch = self._shelf.file(self.wanted(column, shard)) if storage.is_remote(tar.path) else None
+            found = Opened(fetch.opened() if fetch else os.open(tar.path, os.O_RDONLY | os.O_CLOEXEC), tar, fetch)
+        except (FileNotFoundError, ranges.Short):
+            found = None
+        if found is None or not found.size:
             raise CacheError(f"{tar.path}: a shard of the index is missing or empty; {REPAIR}")
-        return Mapped(mapped, tar, fetch)
+        return found
 
 
-def arrived(mapped: Mapped, column: Column, row: int, start: int, stop: int) -> None:
+def arrived(opened: Opened, column: Column, row: int, start: int, stop: int) -> None:
     """Wait for bytes [start, stop) of a tar that is being fetched. Raises CacheError naming the sample."""
-    assert mapped.fetch is not None
+    if opened.fetch is None or opened.fetch.here:
+        return
     try:
-        mapped.fetch.wait(max(0, start - BLOCK_BYTES), stop)
+        opened.fetch.wait(max(0, start - BLOCK_BYTES), stop)
     except ranges.Short as error:
         raise CacheError(f"{column.name(row)}: its tar ends before it ({error}); {REPAIR}") from None
     except Removed:
@@ -116,29 +153,32 @@ def arrived(mapped: Mapped, column: Column, row: int, start: int, stop: int) -> 
         raise CacheError(f"{column.name(row)}: could not be fetched ({error}); is the store there?") from error
 
 
-def look(mapped: Mapped, column: Column, row: int, start: int, stop: int, sums: bool) -> None:
-    """What is due when a sample is first read; see above. sums: checksums too. Raises CacheError naming the sample."""
-    if stop > len(mapped.map):
-        raise CacheError(f"{column.name(row)}: {_path(column, row)} ends before it ({len(mapped.map)} bytes); {REPAIR}")
-    at = max(0, start - BLOCK_BYTES)
-    there = mapped.map[at : at + NAME_BYTES].rstrip(b"\0") if start >= BLOCK_BYTES else b""
-    if not _is_named(there, column.names, row, sums):
+def look(column: Column, row: int, clip: str, head: bytes, data: memoryview, sums: bool) -> None:
+    """What is due when a sample is first read; see above. head: the tar's header before it; data: its bytes; sums:
+    checksums too. Raises CacheError naming the sample."""
+    if not (sums and head.startswith(member_name(clip))) and not _is_named(head, column.names, row):
         raise CacheError(
             f"{column.name(row)}: {_path(column, row)} holds another member there; the index is of another cache; {REPAIR}"
         )
-    if sums and xxhash.xxh3_64_intdigest(mapped.buffer[start:stop]) != int(column.sums[row]):
+    if sums and xxhash.xxh3_64_intdigest(data) != int(column.sums[row]):
         raise CacheError(
             f"{column.name(row)}: its bytes in {_path(column, row)} are not those that were written; {REPAIR}"
         )
 
 
-def _is_named(there: bytes, names: Names, row: int, sums: bool) -> bool:
-    """Whether the tar's header gives a sample the name that the index does. Of the samples of a clip, the checksum tells
-    which one it is: then the column of a million keys need not be read."""
-    clip = names.clips[row].as_py()
-    return (sums and there == f"{clip}.safetensors".encode()) or (
-        there == f"{names.keys[row].as_py()}.safetensors".encode()
-    )
+def ends_before(column: Column, row: int, size: int) -> CacheError:
+    return CacheError(f"{column.name(row)}: {_path(column, row)} ends before it ({size} bytes); {REPAIR}")
+
+
+def member_name(key: str) -> bytes:
+    """How a tar's header starts, to the end of the name."""
+    return f"{key}.safetensors\0".encode()
+
+
+def _is_named(head: bytes, names: Names, row: int) -> bool:
+    """Whether the tar's header gives a sample the name that the index does. Most are the clip's id, and of the samples of
+    a clip the checksum tells which one it is: for them the column of a million keys need not be read."""
+    return head.startswith(member_name(names.keys[row].as_py())[:NAME_BYTES])
 
 
 def _path(column: Column, row: int) -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from threading import Lock
 from typing import Any, Literal, NamedTuple
 
@@ -23,11 +23,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from cache import batches, gather, order
+from cache import batches, gather, order, texts
 from cache import index as tables
 from cache.fingerprint import CacheError, NoCache, cache_folder, differences, latent_settings, text_settings
 from cache.maps import Maps
 from cache.members import unpack
+from cache.places import Looker, patiently
 from cache.rows import Rows
 from cache.shelf import Shelf, Window
 from media import storage
@@ -187,18 +188,18 @@ class LatentCache:
         """Samples of these rows, in this order. Raises CacheError, naming the sample, rather than give wrong data."""
         chosen = self.rows(bucket)
         clips, ticks = chosen.names(rows)
-        texts = gather.Texts(self._maps, chosen.texts, rows, self.check)
-        held = gather.members(self._maps, chosen.latents, rows, self.check, partial(gather.settle, chosen))
-        latents = [_tensors(chosen, held, i) for i in range(len(held.rows))]
-        return [_sample(*one) for one in zip(clips, ticks, latents, texts)]
+        latents = _views(gather.looker(self._maps, chosen, self.check), rows, clips)
+        states = _views(texts.looker(self._maps, chosen.texts, self.check), rows, clips)
+        return [_sample(chosen, *one) for one in zip(rows, clips, ticks, latents, states)]
 
     def gather(self, bucket: str, rows: Sequence[int]) -> batches.Batch:
         """Samples of these rows stacked: each tensor is copied once, to its place. Raises CacheError."""
         chosen = self.rows(bucket)
-        texts = gather.Texts(self._maps, chosen.texts, rows, self.check)
-        stacked = gather.latents(self._maps, chosen, rows, self.check)
+        clips, ticks = chosen.names(rows)
+        states = texts.Texts(self._maps, chosen.texts, rows, clips, self.check)
+        stacked = gather.latents(self._maps, chosen, rows, clips, self.check)
         latent, logvar = stacked.pop("latent"), stacked.pop("logvar", None)
-        return batches.Batch(bucket, *chosen.names(rows), latent, texts, stacked, logvar)
+        return batches.Batch(bucket, clips, ticks, latent, states, stacked, logvar)
 
     def will_need(self, bucket: str, shards: Sequence[int]) -> None:
         """Tell the system which shards are read soon, so that it reads a cold disk ahead of us."""
@@ -221,15 +222,15 @@ class LatentCache:
             return self._open[bucket]
 
 
-def _tensors(chosen: Rows, held: gather.Members, i: int) -> dict[str, torch.Tensor]:
-    """A sample's tensors, views of the map. Raises CacheError."""
-    where = chosen.latents.name(held.rows[i])
-    return gather.checked(chosen, held.rows[i], unpack(held.data(i), where)[0])
+def _views(look: Looker, rows: Sequence[int], clips: Sequence[str]) -> list[memoryview]:
+    """Bytes of samples, in the map."""
+    return patiently(look.column.bucket, lambda: list(look.views(look.places(rows, clips))))
 
 
-def _sample(clip: str, tick: int, tensors: dict[str, torch.Tensor], texts: tuple[TextStates, ...]) -> Sample:
+def _sample(chosen: Rows, row: int, clip: str, tick: int, latents: memoryview, states: memoryview) -> Sample:
+    tensors = gather.checked(chosen, row, unpack(latents, chosen.latents.name(row))[0])
     latent, logvar = tensors.pop("latent"), tensors.pop("logvar", None)
-    return Sample(clip, tick, latent, texts, tensors, logvar)
+    return Sample(clip, tick, latent, texts.states_of(states, chosen.texts, row), tensors, logvar)
 
 
 def _only(texts: dict[str, Any], folder: str) -> str:

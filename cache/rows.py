@@ -9,16 +9,20 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from cache import index as tables
 from cache.buckets import Bucket
 from cache.columns import to_arrow, to_numpy, whole
 from cache.fingerprint import CacheError
-from cache.lookup import Identities, identities
+from cache.lookup import ID_CHARS, Identities, characters, identities
 from media import storage
 
 if TYPE_CHECKING:
     from cache.gather import Layout
+
+REPAIR = "run `python -m cache.verify`, it says what to do"
+PLANS = 4096  # of text states that are remembered
 
 
 class Tar(NamedTuple):
@@ -46,6 +50,20 @@ class Names:
         return whole(self.who["clip_id"])
 
     @cached_property
+    def _fixed(self) -> np.ndarray | None:
+        """The clips' characters (N,) S16, not copied; None where an id is not 16 characters."""
+        try:
+            return characters(self.clips).view(f"S{ID_CHARS}")
+        except ValueError:
+            return None
+
+    def of(self, at: np.ndarray) -> tuple[str, ...]:
+        """Clips of rows."""
+        if self._fixed is None:
+            return tuple(self.clips.take(to_arrow(at)).to_pylist())
+        return tuple([one.decode() for one in self._fixed[at].tolist()])
+
+    @cached_property
     def ticks(self) -> np.ndarray:
         return to_numpy(self.who["start_tick"])
 
@@ -55,11 +73,55 @@ class Names:
         return whole(_read(self._path, ["key"])["key"])
 
 
+class Like(NamedTuple):
+    """Of states (L, width) and pooled (slots, pooled_width)."""
+
+    dtype: torch.dtype
+    width: int
+    pooled_dtype: torch.dtype
+    pooled_width: int
+
+
+class Plan(NamedTuple):
+    """Where in a member its states and its pooled vectors start; the cuts of its variants: first and last row of their
+    states, and their slot; numbers: bytes [begin, end) and dtype of each stretch of tensors."""
+
+    states: int
+    pooled: int
+    cuts: tuple[tuple[int, int, int], ...]
+    like: Like
+    numbers: tuple[tuple[int, int, torch.dtype], ...]
+
+
+class Plans:
+    """The plans of text states that were looked at, by numbers from 2 on. Only so many: captions of several variants have
+    about as many as there are samples."""
+
+    def __init__(self):
+        self._plans: list[Plan] = []
+        self._numbers: dict[int, int] = {}  # by id(): a plan lives as long as it is in the list
+        self._lock = Lock()
+
+    def number(self, plan: Plan) -> int:
+        """1 for one that is not remembered."""
+        found = self._numbers.get(id(plan))
+        if found is None:
+            with self._lock:
+                if len(self._plans) >= PLANS:
+                    return 1
+                self._plans.append(plan)
+                found = self._numbers[id(plan)] = len(self._plans) + 1
+        return found
+
+    def of(self, number: int) -> Plan | None:
+        return self._plans[number - 2] if number > 1 else None
+
+
 class Column:
     """Of the latents, or of the texts. Raises CacheError for an index that no encoder wrote."""
 
     def __init__(self, folder: str, bucket: str, path: str, text: bool, names: Names):
-        self.bucket, self.text, self.names = bucket, text, names
+        self.bucket, self.text, self.names, self.plans = bucket, text, names, Plans()
         table = _read(path, ["shard", "offset", "bytes", "xxh3", *(["tar"] if text else [])])
         self.shards, self.offsets, self.sizes, self.sums = (
             to_numpy(table[name]) for name in ("shard", "offset", "bytes", "xxh3")
@@ -138,15 +200,12 @@ class Rows:
     def names(self, rows: Sequence[int] | np.ndarray) -> tuple[tuple[str, ...], tuple[int, ...]]:
         """Clip ids and start ticks."""
         at = np.asarray(rows, np.int64)
-        return tuple(self._names.clips.take(to_arrow(at)).to_pylist()), tuple(self._names.ticks[at].tolist())
+        return self._names.of(at), tuple(self._names.ticks[at].tolist())
 
     def tar(self, column: Column, shard: int) -> Tar:
         if shard not in column.tars:
             raise CacheError(f"{column.bucket}: no shard {shard}, there are {len(column.tars)}")
         return column.tars[shard]
-
-
-REPAIR = "run `python -m cache.verify`, it says what to do"
 
 
 def _read(path: str, names: list[str]) -> pa.Table:

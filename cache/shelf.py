@@ -7,7 +7,6 @@ here. On a local file system the shelf is empty and hands out the shards where t
 from __future__ import annotations
 
 import hashlib
-import mmap
 import os
 import time
 from collections import Counter, OrderedDict
@@ -112,17 +111,15 @@ class Fetch:
             part.result()
         self.finish()
 
-    def mapped(self) -> mmap.mmap | None:
-        """The file, copy-on-write: torch wants a writable buffer, the file is never written. None for an empty file.
-
-        What is not here yet shows as zeros until wait() says otherwise.
-        """
+    def opened(self) -> int:
+        """A descriptor of the file, the caller's own. What is not here yet reads as zeros until wait() says otherwise."""
+        self.wait(0, 1)
         if self._url is None:
             self.wait()
         with self._lock:
-            if self._file is not None:
-                return mmap.mmap(self._file, 0, access=mmap.ACCESS_COPY)
-        return map_file(self.local)
+            if self.removed:
+                raise Removed(self.local)
+            return os.open(self.local, os.O_RDONLY | os.O_CLOEXEC) if self._file is None else os.dup(self._file)
 
     def get(self, number: int) -> None:
         """Fetch a part; called by the shelf's threads."""
@@ -253,12 +250,6 @@ class Shelf:
             if not self._held[path] and fetch.idle:
                 total -= fetch.bytes
                 self._fetches.pop(path).remove()
-
-
-def map_file(local: str) -> mmap.mmap | None:
-    """A local file, copy-on-write; None for an empty one. Raises FileNotFoundError."""
-    with open(local, "rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) if os.path.getsize(local) else None
 
 
 def _failed(part: Future[None]) -> bool:

@@ -1,0 +1,114 @@
+"""Where the samples of a batch lie, in tars that are open and fetched; each looked at when it is first read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from cache.fingerprint import CacheError
+from cache.maps import BLOCK_BYTES, Maps, Opened, arrived, ends_before, look
+from cache.rows import Column
+from cache.shelf import Removed
+
+TRIES = 5
+
+Inspect = Callable[
+    [int, memoryview], int
+]  # (row, its bytes) -> its number from 1 on; raises CacheError for what they hold
+Made = TypeVar("Made")
+
+
+class Places(NamedTuple):
+    """Sample i is row rows[i] of an index, of clip clips[i], and bytes [starts[i], stops[i]) of tars[i]; due: those
+    that nobody looked at yet. Lists of numbers: an object for each sample would take longer than to read it."""
+
+    rows: list[int]
+    clips: Sequence[str]
+    tars: list[Opened]
+    starts: list[int]
+    stops: list[int]
+    due: list[int]
+
+    def looked(self, i: int, number: int = 1) -> None:
+        tar = self.tars[i]
+        tar.looked[self.rows[i] - tar.first] = number
+
+
+class Looker(NamedTuple):
+    """Reads samples of a column and looks at those that are due. sums: checksums too; always: every time."""
+
+    maps: Maps
+    column: Column
+    sums: bool
+    always: bool
+    inspect: Inspect
+
+    def places(self, rows: Sequence[int], clips: Sequence[str]) -> Places:
+        """Raises IndexError, CacheError for a tar that is missing."""
+        column, at = self.column, np.asarray(rows, np.int64)
+        if len(at) and not (at.min() >= 0 and at.max() < len(column.shards)):
+            raise IndexError(f"{column.bucket}: row {at.max() if at.max() > 0 else at.min()} of {len(column.shards)}")
+        shards, starts, sizes = column.shards[at].tolist(), column.offsets[at], column.sizes[at]
+        opened = {shard: self.maps.tar(column, shard) for shard in set(shards)}
+        numbers, tars = at.tolist(), [opened[shard] for shard in shards]
+        fresh = (self.always or not tar.looked[row - tar.first] for row, tar in zip(numbers, tars))
+        due = [i for i, wanted in enumerate(fresh) if wanted]
+        found = Places(numbers, clips, tars, starts.tolist(), (starts + sizes).tolist(), due)
+        if any(tar.fetch is not None and not tar.fetch.here for tar in opened.values()):
+            _ask(found)
+        return found
+
+    def views(self, at: Places) -> Iterator[memoryview]:
+        """Bytes of samples in the map."""
+        due = set(at.due)
+        for i, (row, tar, start, stop) in enumerate(zip(at.rows, at.tars, at.starts, at.stops)):
+            arrived(tar, self.column, row, start, stop)
+            if stop > tar.size:
+                raise ends_before(self.column, row, tar.size)
+            data = tar.map[start:stop]
+            if i in due:
+                self.look(at, i, bytes(tar.map[max(0, start - BLOCK_BYTES) : start]), data)
+            yield data
+
+    def read(self, at: Places, i: int, into: memoryview | None = None) -> memoryview:
+        """Bytes of sample i, read and looked at. into: room for them and for the tar's header before them."""
+        row, tar, start, stop = at.rows[i], at.tars[i], at.starts[i], at.stops[i]
+        before = min(BLOCK_BYTES, start)
+        block = into if into is not None and before == BLOCK_BYTES else memoryview(bytearray(before + stop - start))
+        arrived(tar, self.column, row, start, stop)
+        if not tar.read([block], start - before, before + stop - start):
+            raise ends_before(self.column, row, tar.size)
+        data = block[before:]
+        self.look(at, i, bytes(block[:before]), data)
+        return data
+
+    def look(self, at: Places, i: int, head: bytes, data: memoryview) -> None:
+        """All that is due for a sample at once, while its bytes are in the processor's cache. Raises CacheError."""
+        row, tar = at.rows[i], at.tars[i]
+        try:
+            look(self.column, row, at.clips[i], head, data, self.sums)
+            number = self.inspect(row, data)
+        except CacheError:
+            if tar.fetch is not None:
+                self.maps.drop(self.column, int(self.column.shards[row]))
+            raise
+        at.looked(i, number)
+
+
+def patiently(bucket: str, make: Callable[[], Made]) -> Made:
+    """What `make` makes of samples on a shelf, which may have to make room meanwhile. Raises CacheError."""
+    for _ in range(TRIES):
+        try:
+            return make()
+        except Removed:  # it is fetched again
+            continue
+    raise CacheError(f"{bucket}: the shelf is too small for a batch, give it more with shelf_bytes")
+
+
+def _ask(at: Places) -> None:
+    """Ask for all of a batch at once, before the first of it is waited for."""
+    for tar, start, stop in zip(at.tars, at.starts, at.stops):
+        if tar.fetch is not None and not tar.fetch.here:
+            tar.fetch.want(start, stop)
