@@ -11,12 +11,13 @@ installed they are left out and named:
     python -m venv --system-site-packages peers && peers/bin/pip install litdata mosaicml-streaming
     peers/bin/python -m benchmarks.loader
 
-samples/s: shuffled, with 1 and 2 workers (threads of dailies, processes of the others), sequential, and batches of
-random samples, all from the page cache, the best of ROUNDS in turns. Everybody is opened anew for each epoch, so dailies
-checks every checksum each time; an epoch is short, and with workers it includes starting their processes. kept: dailies
-kept open over epochs, as a training keeps it;
-dropped: after the files were dropped from the page cache; 50 ms: from a server that waits so long before every answer
-(dailies over http and, as they do, over S3). us: CPU time a sample, shuffled, which other load disturbs less. Then: the
+What a trainer does for days is the steady state: batches in random order, epoch after epoch, from files that are open.
+So everybody keeps open what its format can (maps, Parquet file, dataset, worker processes; not a file for each sample),
+goes through WARM epochs, and then ROUNDS more are timed in turns; the best counts. steady: no workers; 1, 2 workers
+(threads of dailies, processes of the others); in order; random: batches of random samples. opened: everything opened
+anew and one epoch, in which dailies checks every checksum, name and number; dropped: the same after the files were
+dropped from the page cache; http, s3: the same from a server that waits 50 ms before every answer. us: CPU time a sample
+of this process and of what it started, which other load disturbs less than the clock. Then: the
 share of time a consumer waits that takes samples at the rate of an H200, the first batch from an index of a million
 rows, private memory over epochs, and two processes that share an epoch. --quick: images only, one round.
 """
@@ -24,26 +25,29 @@ rows, private memory over epochs, and two processes that share an epoch. --quick
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
 import math
+import mmap
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 
+from benchmarks import loader_alone as alone
 from benchmarks import loader_data as data
-from benchmarks.loader_peers import LOADERS, at_random, opened, ours
-from cache import index as tables
+from benchmarks.loader_peers import LOADERS, Epochs
+from benchmarks.loader_random import at_random
 from compat import mend_torchvision
 
 WRITERS = {
@@ -54,8 +58,18 @@ WRITERS = {
 FOLDERS = {"webdataset": "tarfile"}  # reads the tars of another one
 OVER_S3 = ("dailies", "litdata", "mosaicml-streaming")
 OVER_HTTP = ("dailies", "webdataset", "tarfile", "safetensors files")
-ROUNDS, LATENCY_S, MILLION, ROWS_A_SHARD, WAITED_STEPS, FILES_OVER_HTTP = 3, 0.05, 1_000_000, 1000, 60, 200
-SHOWN = ("shuffled", "us", "1 worker", "2 workers", "sequential", "random", "dropped", "http", "s3")
+ROUNDS, LATENCY_S, MILLION, ROWS_A_SHARD, WAITED_STEPS, FILES_OVER_HTTP, FAR_ROUNDS = (
+    5,
+    0.05,
+    1_000_000,
+    1000,
+    60,
+    200,
+    2,
+)
+WARM = 4  # dailies maps a file that was read twice; nobody else changes after the first
+SHOWN = ("steady", "steady us", "1 worker", "2 workers", "in order", "random", "opened", "opened us", "dropped",
+         "dropped us", "http", "http us", "s3", "s3 us")  # fmt: skip
 
 
 def main() -> None:
@@ -72,8 +86,8 @@ def main() -> None:
         folder = Path(name)
         for kind in (kind for kind in data.KINDS if kind.name in kinds):
             found[kind.name] = _kind(folder / kind.name, kind, 1 if asked.quick else ROUNDS)
-        found["first batch of 1M rows, s"] = _first_of_a_million(folder)
-        print(f"first batch from an index of {MILLION:,} rows: {found['first batch of 1M rows, s']} s")
+        found["first batch of 1M rows, s"] = alone.first_of_a_million(folder)
+        print(f"first batch from an index of {alone.MILLION:,} rows: {found['first batch of 1M rows, s']} s")
     if asked.json:
         asked.json.write_text(json.dumps(found, indent=1))
 
@@ -81,51 +95,61 @@ def main() -> None:
 def _kind(folder: Path, kind: data.Kind, rounds: int) -> dict[str, Any]:
     folder.mkdir()
     there = [name for name in LOADERS if _written(folder, name, kind)]
+    os.sync()  # what is not on the disk cannot be dropped
+    rates: dict[str, dict[str, float]] = {name: {} for name in there}
+    for seed in range(rounds):
+        for name in there:
+            left = _drop(folder / FOLDERS.get(name, name))
+            if left > 0.01:  # litdata keeps its files mapped when its dataset is gone
+                print(f"{name}: {left:.0%} of its files stayed in the page cache: does not count", file=sys.stderr)
+                continue
+            _count(rates[name], "dropped", kind, lambda n=name, s=seed: _open(n, folder, kind)(s))
     expected = _sums(data_batches(kind))
     for name in there:
-        if (got := _sums(_open(name, folder, kind))) != expected:
+        if (got := _sums(_open(name, folder, kind)(0))) != expected:
             raise SystemExit(f"{name} gave other bytes: {got}, not {expected}")
-    rates: dict[str, dict[str, float]] = {name: {} for name in there}
-    _warm(folder, kind, rates, rounds)
-    os.sync()  # what is not on the disk cannot be dropped
-    for name in there:
-        _drop(folder / FOLDERS.get(name, name))
-        rates[name]["dropped"] = kind.count / _took(partial(_open, name, folder, kind))[0]
+    for seed in range(rounds):
+        for name in there:
+            _count(rates[name], "opened", kind, lambda n=name, s=seed: _open(n, folder, kind)(s))
+    _steady(folder, kind, rates, rounds)
     _far(folder, kind, rates)
     megabytes = sum(path.stat().st_size for path in (folder / "bare map").iterdir()) / kind.count / 1e6
     _print(kind, rates, megabytes)
-    more = {"waiting": _waiting(folder, kind), "memory": _memory(folder, kind), "two processes": _two(folder, kind)}
+    more = {
+        "waiting": alone.waiting(folder, kind),
+        "memory": alone.memory(folder, kind),
+        "two processes": alone.two(folder, kind),
+    }
     print("  " + ", ".join(f"{name} {value}" for name, value in more.items()), flush=True)
     shutil.rmtree(folder)
     return {"samples/s": rates, "MB a sample": megabytes, **more}
 
 
-def _warm(folder: Path, kind: data.Kind, rates: dict[str, dict[str, float]], rounds: int) -> None:
-    """In turns, so that other load on the machine meets all alike; everybody opens anew for each epoch."""
-    cache = opened(str(folder / "dailies"))
-    numbers = [np.random.default_rng(at).permutation(kind.count).tolist() for at in range(rounds)]
+def _steady(folder: Path, kind: data.Kind, rates: dict[str, dict[str, float]], rounds: int) -> None:
+    ways: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("steady", {}),
+        ("1 worker", {"workers": 1}),
+        ("2 workers", {"workers": 2}),
+        ("in order", {"order": "sequential"}),
+    )
+    for way, more in ways:
+        kept = {name: _open(name, folder, kind) for name in rates if name != "bare map" or "workers" not in more}
+        for seed in range(-WARM, rounds):
+            for name, epochs in kept.items():
+                found = {} if seed < 0 else rates[name]
+                _count(found, way, kind, lambda e=epochs, s=seed, m=more: e(s + WARM, **m))
     readers = {name: at_random(name, str(folder / FOLDERS.get(name, name)), kind) for name in rates}
-    _took(partial(_open, "dailies", folder, kind, 99, cache=cache))
-    for seed in range(rounds):
-        for name, found in rates.items():
-            ways: dict[str, Callable[[], Any]] = {
-                "shuffled": partial(_open, name, folder, kind, seed),
-                "sequential": partial(_open, name, folder, kind, seed, order="sequential"),
-            }
-            if name == "dailies":
-                ways["kept"] = partial(_open, name, folder, kind, seed, cache=cache)
-            if name != "bare map":
-                ways |= {
-                    f"{n} worker{'s' * (n > 1)}": partial(_open, name, folder, kind, seed, workers=n) for n in (1, 2)
-                }
-            if (read := readers[name]) is not None:
-                ways["random"] = partial(_random, read, numbers[seed], kind)
-            for way, opened_ in ways.items():
-                took_s, cpu_s = _took(opened_)
-                found[way] = max(found.get(way, 0.0), kind.count / took_s)
-                if way in ("shuffled", "kept"):
-                    of = "us" if way == "shuffled" else "kept us"
-                    found[of] = min(found.get(of, math.inf), cpu_s / kind.count * 1e6)
+    for seed in range(-1, min(2, rounds)):
+        rows = np.random.default_rng(seed + 1).permutation(kind.count).tolist()
+        for name, read in readers.items():
+            if read is not None:
+                _count({} if seed < 0 else rates[name], "random", kind, lambda r=read, n=rows: _random(r, n, kind))
+
+
+def _count(found: dict[str, float], way: str, kind: data.Kind, opened: Callable[[], Any]) -> None:
+    took_s, cpu_s = _took(opened)
+    found[way] = max(found.get(way, 0.0), kind.count / took_s)
+    found[f"{way} us"] = min(found.get(f"{way} us", math.inf), cpu_s / kind.count * 1e6)
 
 
 def _random(read: Callable[[Any], Any], numbers: list[int], kind: data.Kind) -> Any:
@@ -143,7 +167,8 @@ def _far(folder: Path, kind: data.Kind, rates: dict[str, dict[str, float]]) -> N
                 few = kind if name != "safetensors files" else kind._replace(count=min(kind.count, FILES_OVER_HTTP))
                 place = f"{root}/{FOLDERS.get(name, name)}".replace(" ", "%20")
                 try:
-                    rates[name][way] = few.count / _took(lambda n=name, p=place, k=few: LOADERS[n](p, k, 0))[0]
+                    for seed in range(FAR_ROUNDS):
+                        _count(rates[name], way, few, lambda n=name, p=place, k=few, s=seed: LOADERS[n](p, k)(s))
                 except Exception as error:  # peers raise their own types; of dailies a failure ends the run
                     if name == "dailies":
                         raise
@@ -161,8 +186,8 @@ def _written(folder: Path, name: str, kind: data.Kind) -> bool:
     return True
 
 
-def _open(name: str, folder: Path, kind: data.Kind, seed: int = 0, **more: Any) -> Any:
-    return LOADERS[name](str(folder / FOLDERS.get(name, name)), kind, seed, **more)
+def _open(name: str, folder: Path, kind: data.Kind) -> Epochs:
+    return LOADERS[name](str(folder / FOLDERS.get(name, name)), kind)
 
 
 def data_batches(kind: data.Kind) -> Any:
@@ -181,18 +206,35 @@ def _sums(batches: Any) -> tuple[int, int, int]:
 
 
 def _took(opened: Callable[[], Any]) -> tuple[float, float]:
-    """Seconds from opening to the last batch: by the clock, and of this process' CPU time."""
-    started, busy = time.perf_counter(), time.process_time()
+    """Seconds from opening to the last batch: by the clock, and of CPU time, of processes that ended meanwhile too."""
+    started, busy = time.perf_counter(), _cpu_s()
     for _ in opened():
         pass
-    return time.perf_counter() - started, time.process_time() - busy
+    return time.perf_counter() - started, _cpu_s() - busy
 
 
-def _drop(folder: Path) -> None:
-    """Drop the files from the page cache: no rights are needed to say that one's own files are not needed."""
-    for path in (path for path in folder.rglob("*") if path.is_file()):
+def _cpu_s() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+def _drop(folder: Path) -> float:
+    """Drop the files from the page cache, for which no rights are needed. The share that is still there: pages that
+    somebody has mapped stay."""
+    gc.collect()
+    pages = left = 0
+    for path in (path for path in folder.rglob("*") if path.is_file() and path.stat().st_size):
         with open(path, "rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as mapped:
+                there = np.zeros(-(-len(mapped) // mmap.PAGESIZE), np.uint8)
+                whole = np.frombuffer(mapped, np.uint8)
+                ctypes.CDLL(None).mincore(
+                    ctypes.c_void_p(whole.ctypes.data), ctypes.c_size_t(len(mapped)), ctypes.c_void_p(there.ctypes.data)
+                )
+                del whole
+        pages, left = pages + len(there), left + int((there & 1).sum())
+    return left / pages
 
 
 class _Server:
@@ -211,88 +253,13 @@ class _Server:
         self._process.wait()
 
 
-def _waiting(folder: Path, kind: data.Kind) -> float:
-    """Share of time that a consumer waits who works `step_s` on each sample, after the first batch."""
-    batches = iter(ours(str(folder / "dailies"), kind, 0, workers=2))
-    next(batches)
-    waited, steps = 0.0, min(WAITED_STEPS, math.ceil(10 / (kind.step_s * kind.batch)), kind.count // kind.batch - 1)
-    started = time.perf_counter()
-    for _ in range(steps):
-        before = time.perf_counter()
-        next(batches)
-        waited += time.perf_counter() - before
-        time.sleep(kind.step_s * kind.batch)
-    return round(waited / (time.perf_counter() - started), 5)
-
-
-def _memory(folder: Path, kind: data.Kind) -> str:
-    """Private memory after the first and the fourth epoch; maps are shared with the page cache and not in it."""
-    held = []
-    for seed in range(4):
-        _took(partial(ours, str(folder / "dailies"), kind, seed))
-        lines = Path("/proc/self/status").read_text().splitlines()
-        held.append(next(int(line.split()[1]) // 1024 for line in lines if line.startswith("RssAnon")))
-    return f"{held[0]} MB, then {held[-1]} MB"
-
-
-def _two(folder: Path, kind: data.Kind) -> str:
-    """Two processes of one epoch at a time: what they saw adds up to every sample once."""
-    code = ("import sys\nfrom cache.read import LatentCache\n"
-            "cache, size, rank = LatentCache(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])\n"
-            "for one in cache.epoch('all', batch=size, rank=rank, world=2):\n"
-            "    print(*one.clip_ids, sep='\\n')")  # fmt: skip
-    arguments = [sys.executable, "-c", code, str(folder / "dailies"), str(kind.batch)]
-    running = [subprocess.Popen([*arguments, str(rank)], stdout=subprocess.PIPE, text=True) for rank in (0, 1)]
-    seen = [process.communicate()[0].split() for process in running]
-    whole = sorted([*seen[0], *seen[1]]) == [f"{i:016x}" for i in range(kind.count)]
-    return f"{len(seen[0])} + {len(seen[1])} samples, {'disjoint and complete' if whole else 'WRONG'}"
-
-
-def _first_of_a_million(folder: Path) -> dict[str, float]:
-    """Seconds from opening a cache to the first batch of given rows, and of an epoch, with tables of a million rows in
-    a thousand shards, which are links to one of a few samples."""
-    kind = data.KINDS[0]._replace(count=64)
-    place, count = folder / "million", np.arange(MILLION)
-    data.write_ours(place, kind)
-    bucket, ids = kind.bucket.name, pa.array([f"{i * 0x9E3779B97F4A7C15 % 2**64:016x}" for i in range(MILLION)]).sort()
-    shards = count // ROWS_A_SHARD
-    for path, schema in ((tables.index_path(str(place), bucket), tables.INDEX),
-                         (tables.text_index_path(str(place), bucket, data.TEXT), tables.TEXT_INDEX)):  # fmt: skip
-        table = tables.read_table(path, schema)
-        texts = schema is tables.TEXT_INDEX
-        name_of = (lambda at: f"text-{at:05d}.tar") if texts else tables.shard_name
-        first = place / bucket / (table["tar"][0].as_py() if texts else name_of(0))
-        for at in range(texts ^ 1, MILLION // ROWS_A_SHARD):
-            os.link(first, place / bucket / name_of(at))
-        table = table.take(pa.array(count % kind.count)).set_column(0, "clip_id", ids)
-        table = table.set_column(schema.get_field_index("shard"), "shard", pa.array(shards, pa.int32()))
-        if texts:
-            names = pa.array([name_of(at) for at in range(MILLION // ROWS_A_SHARD)]).take(pa.array(shards))
-            table = table.set_column(schema.get_field_index("tar"), "tar", names)
-        tables.write_table(path, table)
-    view = {"clip_id": ids, "start_tick": pa.array(np.zeros(MILLION, np.int64)),
-            "bucket": pa.array([bucket]).take(pa.array(np.zeros(MILLION, np.int64)))}  # fmt: skip
-    tables.write_table(
-        tables.view_path(str(place), "all"), pa.table({**view, "reason": pa.nulls(MILLION, pa.string())})
-    )
-    script = ("import sys, time\nimport torch\nfrom cache.read import LatentCache\nstarted = time.perf_counter()\n"
-              "cache = LatentCache(sys.argv[1])\n"
-              "cache.gather(sys.argv[2], range(5, 800_000, 50_000)) if sys.argv[3] == 'gather' else "
-              "next(iter(cache.epoch('all', batch=16, workers=0)))\nprint(time.perf_counter() - started)")  # fmt: skip
-    command = [sys.executable, "-c", script, str(place), bucket]
-    ways = ("gather", "epoch")
-    return {way: round(min(float(subprocess.check_output([*command, way])) for _ in range(3)), 3) for way in ways}
-
-
 def _print(kind: data.Kind, rates: dict[str, dict[str, float]], megabytes: float) -> None:
     print(f"\n{kind.name}: {kind.count} samples of {megabytes:.3f} MB in batches of {kind.batch}, samples/s (us: CPU)")
-    print(f"  {'':<20}" + "".join(f"{way:>11}" for way in SHOWN) + "   of the bare map, CPU")
+    print(f"  {'':<19}" + "".join(f"{way:>11}" for way in SHOWN) + "   CPU of the bare map / own: steady, opened")
     for name, one in rates.items():
         cells = "".join(f"{one[way]:11.1f}" if way in one else f"{'-':>11}" for way in SHOWN)
-        print(f"  {name:<20}{cells}   {rates['bare map']['us'] / one['us']:.2f}", flush=True)
-    ours = rates["dailies"]
-    print(f"  an epoch with workers includes starting them, processes of all but dailies; a dailies that is kept open has "
-          f"checked its checksums: {ours['kept']:.1f} samples/s, {ours['kept us']:.1f} us")  # fmt: skip
+        least = [f"{rates['bare map'][way] / one[way]:.2f}" for way in ("steady us", "opened us")]
+        print(f"  {name:<19}{cells}   {', '.join(least)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """How each contestant of benchmarks.loader gives batches: (latents (B, ...), text states (B, L, D) padded).
 
-order: `shuffled`, or `sequential` where the format knows one. place: a folder, or the URL of the 50 ms server.
+LOADERS[name](place, kind) opens it; what that gives is called for each epoch with a seed, an order (`shuffled`, or
+`sequential` where the format knows one) and a number of workers, and keeps open whatever its format lets it keep: maps,
+files, datasets, worker processes. place: a folder, or the URL of the 50 ms server.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -29,16 +31,25 @@ Pair = tuple[torch.Tensor, torch.Tensor]
 Batches = Iterable[Pair]
 
 
-def ours(place: str, kind: Kind, seed: int, order: str = "shuffled", workers: int = 0, cache: Any = None) -> Batches:
-    """Every checksum is checked, the first time a process reads a sample; a cache that is kept open has read them."""
-    cache = cache or opened(place)
-    if order == "sequential":
-        chunks = (range(at, min(at + kind.batch, kind.count)) for at in range(0, kind.count, kind.batch))
-        found = (cache.gather(kind.bucket.name, rows) for rows in chunks)
-    else:
-        workers = max(workers, 2) if cache.remote else workers
-        found = cache.epoch("all", batch=kind.batch, seed=seed, workers=workers)
-    return ((one.latent, one.texts.padded()[0]) for one in found)
+class Epochs(Protocol):
+    def __call__(self, seed: int, order: str = "shuffled", workers: int = 0) -> Batches: ...
+
+
+def ours(place: str, kind: Kind) -> Epochs:
+    """Every checksum is checked, the first time a process reads a sample. Workers are threads."""
+    cache = opened(place)
+
+    def epoch(seed: int, order: str = "shuffled", workers: int = 0) -> Batches:
+        if order == "sequential":
+            chunks = (range(at, min(at + kind.batch, kind.count)) for at in range(0, kind.count, kind.batch))
+            found = (cache.gather(kind.bucket.name, rows) for rows in chunks)
+        else:
+            found = cache.epoch(
+                "all", batch=kind.batch, seed=seed, workers=max(workers, 2) if cache.remote else workers
+            )
+        return ((one.latent, one.texts.padded()[0]) for one in found)
+
+    return epoch
 
 
 def opened(place: str) -> Any:
@@ -67,42 +78,64 @@ class BareMap:
         return found, torch.from_numpy(texts).view(torch.bfloat16)
 
 
-def bare_map(place: str, kind: Kind, seed: int, order: str = "shuffled", workers: int = 0) -> Batches:
-    source, numbers = BareMap(place, kind), range(kind.count)
-    rows = np.random.default_rng(seed).permutation(kind.count).tolist() if order == "shuffled" else list(numbers)
-    return (source.batch(rows[at : at + kind.batch]) for at in range(0, kind.count, kind.batch))
+def bare_map(place: str, kind: Kind) -> Epochs:
+    source = BareMap(place, kind)
+
+    def epoch(seed: int, order: str = "shuffled", workers: int = 0) -> Batches:
+        shuffled = np.random.default_rng(seed).permutation(kind.count).tolist()
+        rows = shuffled if order == "shuffled" else range(kind.count)
+        return (source.batch(rows[at : at + kind.batch]) for at in range(0, kind.count, kind.batch))
+
+    return epoch
 
 
-def plain_tarfile(place: str, kind: Kind, seed: int, order: str = "shuffled", workers: int = 0) -> Batches:
+class Shards:
+    """Through torch's DataLoader where there are workers, which stay from epoch to epoch; bare where there are none, which
+    is faster. pairs(seed, order): samples one by one, of this worker's share of the shards."""
+
+    def __init__(self, pairs: Callable[[int, str], Iterator[Pair]], kind: Kind):
+        self._pairs, self._kind, self._loader = pairs, kind, None
+
+    def __call__(self, seed: int, order: str = "shuffled", workers: int = 0) -> Batches:
+        if not workers:
+            return _stacked(self._pairs(seed, order), self._kind)
+        if self._loader is None:
+            data = _Pairs(self._pairs, self._kind, seed, order)
+            self._loader = DataLoader(data, batch_size=None, num_workers=workers, persistent_workers=True)
+        return self._loader
+
+
+def plain_tarfile(place: str, kind: Kind) -> Epochs:
     """Python's tarfile, shards in random order, a buffer that is shuffled."""
 
-    def pairs() -> Iterator[Pair]:
+    def pairs(seed: int, order: str) -> Iterator[Pair]:
         names = _mine([f"{at:05d}.tar" for at in range(_tars(kind))], seed, order)
-        found = (_pair(kind, *two) for name in names for two in _members(place, name))
+        found = (pair(kind, *two) for name in names for two in _members(place, name))
         return _shuffled(found, seed) if order == "shuffled" else found
 
-    return _loaded(pairs, kind, workers)
+    return Shards(pairs, kind)
 
 
-def web_dataset(place: str, kind: Kind, seed: int, order: str = "shuffled", workers: int = 0) -> Batches:
+def web_dataset(place: str, kind: Kind) -> Epochs:
     import webdataset as wds
 
-    def pairs() -> Iterator[Pair]:
+    def pairs(seed: int, order: str) -> Iterator[Pair]:
         names = _mine([f"{at:05d}.tar" for at in range(_tars(kind))], seed, order)
         urls = [f"pipe:curl -s {place}/{name}" if place.startswith("http") else f"{place}/{name}" for name in names]
         if not urls:
             return
         data = wds.WebDataset(urls, shardshuffle=False, nodesplitter=None, workersplitter=None)
         data = data.shuffle(BUFFER, initial=BUFFER) if order == "shuffled" else data
-        yield from (_pair(kind, one["latent"], one["text"]) for one in data)
+        yield from (pair(kind, one["latent"], one["text"]) for one in data)
 
-    return _loaded(pairs, kind, workers)
+    return Shards(pairs, kind)
 
 
-def safetensors_files(place: str, kind: Kind, seed: int, order: str = "shuffled", workers: int = 0) -> Batches:
+def safetensors_files(place: str, kind: Kind) -> Epochs:
+    """Opened anew each time: a million files cannot be kept open."""
     import safetensors.torch
 
-    def pairs() -> Iterator[Pair]:
+    def pairs(seed: int, order: str) -> Iterator[Pair]:
         for name in _mine([f"{at:016x}.safetensors" for at in range(kind.count)], seed, order):
             if place.startswith("http"):
                 with urllib.request.urlopen(f"{place}/{name}") as answer:
@@ -111,141 +144,105 @@ def safetensors_files(place: str, kind: Kind, seed: int, order: str = "shuffled"
                 found = safetensors.torch.load_file(f"{place}/{name}")
             yield found["latent"], found["text"]
 
-    return _loaded(pairs, kind, workers)
+    return Shards(pairs, kind)
 
 
-def parquet_rows(place: str, kind: Kind, seed: int, order: str = "shuffled", workers: int = 0) -> Batches:
-    import fsspec
+def parquet_rows(place: str, kind: Kind) -> Epochs:
     import pyarrow.parquet as pq
 
-    def pairs() -> Iterator[Pair]:
-        source = f"{place}/rows.parquet"
-        with fsspec.open(source, "rb") as remote:
-            opened = remote if place.startswith("http") else source
-            with pq.ParquetFile(opened, memory_map=True, pre_buffer=place.startswith("http")) as file:
-                groups = _mine(list(range(file.num_row_groups)), seed, order)
-                found = (pair for at in groups for pair in _rows(file.read_row_group(at), kind))
-                yield from _shuffled(found, seed) if order == "shuffled" else found
+    files: list[Any] = []  # opened where it is read: a file must not be shared between processes
 
-    return _loaded(pairs, kind, workers)
+    def pairs(seed: int, order: str) -> Iterator[Pair]:
+        if not files:
+            files.append(pq.ParquetFile(f"{place}/rows.parquet", memory_map=True))
+        groups = _mine(list(range(files[0].num_row_groups)), seed, order)
+        found = (pair for at in groups for pair in rows(files[0].read_row_group(at), kind))
+        return _shuffled(found, seed) if order == "shuffled" else found
+
+    return Shards(pairs, kind)
 
 
-def _rows(table: Any, kind: Kind) -> Iterator[Pair]:
+def rows(table: Any, kind: Kind) -> Iterator[Pair]:
     for latent, text in zip(table["latent"], table["text"]):
-        yield _pair(kind, latent.as_buffer(), text.as_buffer())
+        yield pair(kind, latent.as_buffer(), text.as_buffer())
 
 
-def streaming(place: str, kind: Kind, seed: int, order: str = "shuffled", workers: int = 0) -> Batches:
+class Dataset:
+    """Of litdata or mosaicml-streaming, which shuffle each epoch otherwise by themselves. opened(order, seed)."""
+
+    def __init__(self, opened: Callable[[str, int], Any], kind: Kind):
+        self._opened, self._kind, self._data, self._loader = opened, kind, None, None
+
+    def __call__(self, seed: int, order: str = "shuffled", workers: int = 0) -> Batches:
+        kind = self._kind
+        if self._data is None:
+            self._data = self._opened(order, seed)
+            if workers:
+                self._loader = DataLoader(self._data, batch_size=kind.batch, num_workers=workers,
+                                          collate_fn=self._collated, persistent_workers=True)  # fmt: skip
+        return self._loader or _stacked((pair(kind, one["latent"], one["text"]) for one in self._data), kind)
+
+    def _collated(self, rows: Sequence[dict[str, bytes]]) -> Pair:
+        return together([pair(self._kind, one["latent"], one["text"]) for one in rows])
+
+
+def streaming(place: str, kind: Kind) -> Epochs:
     from streaming import StreamingDataset
     from streaming.base.util import clean_stale_shared_memory
 
-    clean_stale_shared_memory()
-    where: dict[str, Any] = {"local": place}
-    if place.startswith("s3://"):
-        where = {"remote": place, "local": tempfile.mkdtemp(prefix="mds-")}
-    data = StreamingDataset(**where, shuffle=order == "shuffled", shuffle_seed=seed, batch_size=kind.batch)
-    return _of_dataset(data, kind, workers)
+    def opened(order: str, seed: int) -> Any:
+        clean_stale_shared_memory()
+        where: dict[str, Any] = {"local": place}
+        if place.startswith("s3://"):
+            where = {"remote": place, "local": tempfile.mkdtemp(prefix="mds-")}
+        return StreamingDataset(**where, shuffle=order == "shuffled", shuffle_seed=seed, batch_size=kind.batch)
+
+    return Dataset(opened, kind)
 
 
-def litdata(place: str, kind: Kind, seed: int, order: str = "shuffled", workers: int = 0) -> Batches:
+def litdata(place: str, kind: Kind) -> Epochs:
     from litdata import StreamingDataset
 
     more: dict[str, Any] = {}
     if place.startswith("s3://"):
         keys = {"aws_access_key_id": "x", "aws_secret_access_key": "x", "region_name": "us-east-1"}
-        more = {"storage_options": {"endpoint_url": os.environ["AWS_ENDPOINT_URL"], **keys},
+        url = os.environ["AWS_ENDPOINT_URL"]
+        more = {"storage_options": {"endpoint_url": url, "aws_allow_http": "true", "allow_http": "true", **keys},
                 "cache_dir": tempfile.mkdtemp(prefix="litdata-")}  # fmt: skip
-    return _of_dataset(StreamingDataset(place, shuffle=order == "shuffled", seed=seed, **more), kind, workers)
+    return Dataset(lambda order, seed: StreamingDataset(place, shuffle=order == "shuffled", seed=seed, **more), kind)
 
 
-LOADERS: dict[str, Callable[..., Batches]] = {
+LOADERS: dict[str, Callable[[str, Kind], Epochs]] = {
     "dailies": ours, "bare map": bare_map, "webdataset": web_dataset, "tarfile": plain_tarfile, "litdata": litdata,
     "mosaicml-streaming": streaming, "safetensors files": safetensors_files, "parquet rows": parquet_rows,
 }  # fmt: skip
 
 
-def at_random(name: str, place: str, kind: Kind) -> Callable[[Sequence[int]], Any] | None:
-    """What gives samples by their numbers; None for a format that cannot."""
-    if name == "dailies":
-        cache = opened(place)
-
-        def taken(rows: Sequence[int]) -> Pair:
-            found = cache.gather(kind.bucket.name, rows)
-            return found.latent, found.texts.padded()[0]
-
-        return taken
-    if name == "bare map":
-        return BareMap(place, kind).batch
-    if name == "safetensors files":
-        import safetensors.torch
-
-        files = [f"{place}/{at:016x}.safetensors" for at in range(kind.count)]
-        each = lambda row: tuple(safetensors.torch.load_file(files[row])[key] for key in ("latent", "text"))  # noqa: E731
-    elif name in ("litdata", "mosaicml-streaming"):
-        data = _dataset(name, place, kind)
-        each = lambda row: _pair(kind, data[row]["latent"], data[row]["text"])  # noqa: E731
-    elif name == "parquet rows":
-        import pyarrow.parquet as pq
-
-        file = pq.ParquetFile(f"{place}/rows.parquet", memory_map=True)
-        size = kind.batch
-        each = lambda row: next(_rows(file.read_row_group(row // size).slice(row % size, 1), kind))  # noqa: E731
-    else:
-        return None
-    return lambda rows: _together([each(row) for row in rows])
-
-
-def _dataset(name: str, place: str, kind: Kind) -> Any:
-    if name == "litdata":
-        from litdata import StreamingDataset
-
-        return StreamingDataset(place)
-    from streaming import StreamingDataset as Mosaic
-    from streaming.base.util import clean_stale_shared_memory
-
-    clean_stale_shared_memory()
-    return Mosaic(local=place, batch_size=kind.batch)
-
-
-def _pair(kind: Kind, latent: Any, text: Any) -> Pair:
+def pair(kind: Kind, latent: Any, text: Any) -> Pair:
     """Views of the bytes: nobody is charged for a decoder."""
     return (torch.from_numpy(np.frombuffer(latent, np.int16)).view(torch.bfloat16).view(kind.shape),
             torch.from_numpy(np.frombuffer(text, np.int16)).view(torch.bfloat16).view(-1, WIDTH))  # fmt: skip
 
 
-def _together(pairs: Sequence[Pair]) -> Pair:
+def together(pairs: Sequence[Pair]) -> Pair:
     return torch.stack([latent for latent, _ in pairs]), pad_sequence([text for _, text in pairs], batch_first=True)
 
 
-def _of_dataset(data: Any, kind: Kind, workers: int) -> Batches:
-    """Through torch's DataLoader where there are workers, bare where there are none, which is faster."""
-
-    def collate(rows: Sequence[dict[str, bytes]]) -> Pair:
-        return _together([_pair(kind, one["latent"], one["text"]) for one in rows])
-
-    if workers:
-        return DataLoader(data, batch_size=kind.batch, num_workers=workers, collate_fn=collate)
-    return _stacked((_pair(kind, one["latent"], one["text"]) for one in data), kind)
-
-
 class _Pairs(IterableDataset):
-    def __init__(self, pairs: Callable[[], Iterator[Pair]], kind: Kind):
-        self._pairs, self._kind = pairs, kind
+    """Lives in a worker, which iterates over it once for each epoch."""
+
+    def __init__(self, pairs: Callable[[int, str], Iterator[Pair]], kind: Kind, seed: int, order: str):
+        self._pairs, self._kind, self._seed, self._order = pairs, kind, seed, order
 
     def __iter__(self) -> Iterator[Pair]:
-        return iter(_stacked(self._pairs(), self._kind))
-
-
-def _loaded(pairs: Callable[[], Iterator[Pair]], kind: Kind, workers: int) -> Batches:
-    if not workers:
-        return _stacked(pairs(), kind)
-    return DataLoader(_Pairs(pairs, kind), batch_size=None, num_workers=workers)
+        self._seed += 1
+        return iter(_stacked(self._pairs(self._seed, self._order), self._kind))
 
 
 def _stacked(pairs: Iterable[Pair], kind: Kind) -> Iterator[Pair]:
     pairs = iter(pairs)
     while some := list(islice(pairs, kind.batch)):
-        yield _together(some)
+        yield together(some)
 
 
 def _shuffled(pairs: Iterable[Pair], seed: int) -> Iterator[Pair]:

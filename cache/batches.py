@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, NamedTuple
+from contextlib import ExitStack, closing
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,7 @@ from cache.fingerprint import CacheError
 from cache.forgotten import forgotten_clips
 from cache.lookup import Identities, Ints, find, identities
 from cache.order import Pool, Step, Steps
+from cache.shelf import Window
 from cache.texts import Texts
 
 if TYPE_CHECKING:
@@ -71,52 +72,53 @@ def pools(
 def stream(cache: LatentCache, chosen: Steps, workers: int,
            load: Callable[[Step], Batch]) -> Generator[Batch]:  # fmt: skip
     """The batches of these steps in their order. Close it to stop its threads."""
-    if workers == 0 and not cache.remote:
-        soon = _Soon(cache, chosen)
+    with ExitStack() as left:
+        coming = left.enter_context(closing(_coming(cache, chosen)))
+        if workers == 0 and not cache.remote:
+            yield from (load(step) for step, _ in coming)
+            return
+        pool = left.enter_context(ThreadPoolExecutor(max(1, workers), thread_name_prefix="cache"))
+        reading: deque[tuple[Future[Batch], Window]] = deque()
+        left.callback(lambda: [(future.cancel(), window.close()) for future, window in reading])
+        for step, window in coming:
+            reading.append((pool.submit(load, step), window))
+            if len(reading) == AHEAD:
+                yield _taken(reading)
+        while reading:
+            yield _taken(reading)
+
+
+def _taken(reading: deque[tuple[Future[Batch], Window]]) -> Batch:
+    found = reading[0][0].result()
+    reading.popleft()[1].close()
+    return found
+
+
+def _coming(cache: LatentCache, chosen: Steps) -> Generator[tuple[Step, Window]]:
+    """Steps, and what keeps their shards on the shelf. Those of the steps after them are fetched meanwhile, or, where
+    they are files, the system is told of them: a cold disk is then read in long stretches."""
+    held: deque[tuple[Step, Window]] = deque()
+    recent: OrderedDict[tuple[str, int], None] = OrderedDict()
+    try:
         for at in range(len(chosen)):
-            soon.tell(at)
-            yield load(chosen[at])
-        return
-    with ThreadPoolExecutor(max(1, workers), thread_name_prefix="cache") as pool, ExitStack() as windows:
-        held: deque[Any] = deque()
-        reading: deque[Future[Batch]] = deque()
-        windows.callback(lambda: [window.close() for window in held])
-        soon = _Soon(cache, chosen)
-        try:
-            for at in range(len(chosen)):
-                while cache.remote and len(held) < min(FETCH, len(chosen) - at):
-                    step = chosen[at + len(held)]
-                    held.append(cache.fetch(step.bucket, step.shards))
-                soon.tell(at)
-                while len(reading) < min(AHEAD, len(chosen) - at):
-                    reading.append(pool.submit(load, chosen[at + len(reading)]))
-                yield reading.popleft().result()
-                if held:
-                    held.popleft().close()
-        finally:
-            for future in reading:
-                future.cancel()
+            for step in (chosen[i] for i in range(at + len(held), min(at + FETCH, len(chosen)))):
+                held.append((step, cache.fetch(step.bucket, step.shards)))
+                _tell(cache, step, recent)
+            yield held.popleft()
+    finally:
+        for _, window in held:
+            window.close()
 
 
-class _Soon:
-    """Tells the system of each local shard once before the batches that need it: a cold disk is then read in long
-    stretches. Shards are asked for again when an epoch comes back to them much later."""
-
-    def __init__(self, cache: LatentCache, chosen: Steps):
-        self._cache, self._chosen, self._told = cache, chosen, 0
-        self._recent: OrderedDict[tuple[str, int], None] = OrderedDict()
-
-    def tell(self, at: int) -> None:
-        while not self._cache.remote and self._told < min(at + FETCH, len(self._chosen)):
-            step = self._chosen[self._told]
-            self._told += 1
-            for shard in step.shards:
-                if (step.bucket, shard) not in self._recent:
-                    self._cache.will_need(step.bucket, [shard])
-                self._recent[step.bucket, shard] = None
-                self._recent.move_to_end((step.bucket, shard))
-            while len(self._recent) > RECENT_SHARDS:
-                self._recent.popitem(last=False)
+def _tell(cache: LatentCache, step: Step, recent: OrderedDict[tuple[str, int], None]) -> None:
+    """Of each shard once; again when an epoch comes back to it much later."""
+    for shard in step.shards:
+        if (step.bucket, shard) not in recent:
+            cache.will_need(step.bucket, [shard])
+        recent[step.bucket, shard] = None
+        recent.move_to_end((step.bucket, shard))
+    while len(recent) > RECENT_SHARDS:
+        recent.popitem(last=False)
 
 
 Weighted = tuple[pa.Table, np.ndarray]

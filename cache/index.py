@@ -140,14 +140,14 @@ def _fetched(path: str) -> bytes:
 
 def _columns(path: str, source: Any, names: Sequence[str]) -> pa.Table:
     """memory_map: Parquet reads without copying the file first; a name that fills a shard is read as a code."""
-    there = pq.read_schema(source).names
-    if missing := [name for name in names if name not in there]:
-        raise OldTable(
-            f"{path}: has no column {', '.join(missing)}, it was written by another version; "
-            "run `python -m cache.encode_latents`: it reads the tars again and encodes nothing that is there"
-        )
     codes = [name for name in names if name in ("tar", "bucket")]
     with pq.ParquetFile(source, memory_map=True, read_dictionary=codes) as file:
+        there = file.schema_arrow.names
+        if missing := [name for name in names if name not in there]:
+            raise OldTable(
+                f"{path}: has no column {', '.join(missing)}, it was written by another version; "
+                "run `python -m cache.encode_latents`: it reads the tars again and encodes nothing that is there"
+            )
         small = file.metadata.num_rows < 100_000  # where waking threads costs more than they do
         return file.read(columns=list(names), use_threads=not small).select(list(names))
 

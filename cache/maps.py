@@ -62,10 +62,13 @@ class Opened:
         return not missing or self._read_on(buffers, at, missing)
 
     def _copy(self, buffers: Sequence[memoryview], at: int, stop: int) -> bool:
+        """From the map. The file's size is asked for: who touches a map behind the end of its file is killed."""
+        if stop > min(self.size, os.fstat(self.file).st_size):
+            return False
         data = self.map
-        for one in buffers if stop <= self.size else ():
+        for one in buffers:
             one[:] = data[at : (at := at + len(one))]
-        return stop <= self.size
+        return True
 
     def _read_on(self, buffers: Sequence[memoryview], at: int, missing: int) -> bool:
         """A read may end early: at the end of the file, or because the system reads no more at once."""

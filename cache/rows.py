@@ -198,8 +198,10 @@ class Rows:
         return identities(self._names.who)
 
     def names(self, rows: Sequence[int] | np.ndarray) -> tuple[tuple[str, ...], tuple[int, ...]]:
-        """Clip ids and start ticks."""
+        """Clip ids and start ticks. Raises IndexError."""
         at = np.asarray(rows, np.int64)
+        if len(at) and not (at.min() >= 0 and at.max() < len(self)):
+            raise IndexError(f"{self.latents.bucket}: row {at.max() if at.max() > 0 else at.min()} of {len(self)}")
         return self._names.of(at), tuple(self._names.ticks[at].tolist())
 
     def tar(self, column: Column, shard: int) -> Tar:

@@ -41,7 +41,7 @@ class Window:
 
     def __init__(self, shelf: Shelf, files: Sequence[Wanted]):
         self._shelf, self._files = shelf, tuple(one for one in files if storage.is_remote(one.path))
-        self._fetches = shelf.hold(self._files)
+        self._fetches = shelf.hold(self._files) if self._files else []
 
     def wait(self) -> None:
         """Until every shard is here. Raises what the store raised."""
@@ -56,7 +56,8 @@ class Window:
         self.close()
 
     def close(self) -> None:
-        self._shelf.release(self._files)
+        if self._files:
+            self._shelf.release(self._files)
         self._files = ()
 
 
