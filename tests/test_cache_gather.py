@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import cache_workspace as ws
@@ -36,7 +37,7 @@ def biggest(folder: Path) -> str:
     return max(tables.buckets(str(folder)), key=lambda name: len(LatentCache(str(folder)).index(name)))
 
 
-def rewritten(folder: Path, bucket: str, change) -> None:
+def rewritten(folder: Path, bucket: str, change: Callable[[dict[str, torch.Tensor]], bytes]) -> None:
     """Every latent's tensors changed, as another writer would have written them: in tars and index."""
     rows = tables.read_table(tables.index_path(str(folder), bucket), tables.INDEX).to_pylist()
     for shard in {row["shard"] for row in rows}:
@@ -70,7 +71,7 @@ def test_however_often_they_are_read(made: Path, check: str, monkeypatch: pytest
     bucket, chosen = biggest(made), np.random.default_rng(0)
     for plans in (4096, 1):
         monkeypatch.setattr("cache.rows.PLANS", plans)
-        cache = LatentCache(str(made), check=check)
+        cache = LatentCache(str(made), check=check)  # type: ignore[arg-type] (one of the three)
         count = len(cache.index(bucket))
         for _ in range(6):
             same(cache, bucket, chosen.integers(0, count, 7).tolist(), chosen.integers(0, 2, 7).tolist())
@@ -92,7 +93,8 @@ def test_tensors_beside_the_latent_come_to_their_place(copy: Path, packed: bool)
     cache = LatentCache(str(copy))
     for _ in range(4):
         same(cache, bucket, [3, 0, 1], [0, 1, 1])
-    assert cache.rows(bucket).layout.packed == packed
+    layout = cache.rows(bucket).layout
+    assert layout is not None and layout.packed == packed
     assert set(cache.gather(bucket, [0]).conditions) == {"a", "z"}
 
 
@@ -165,7 +167,7 @@ def test_blocks_are_lent_once_at_a_time_and_used_again() -> None:
     array = row.view(torch.int16).numpy()[2:]
     del row
     assert blocks.take(1000).ctypes.data != place
-    data = memoryview(array.view(np.uint8))[3:5]
+    data = array.view(np.uint8).data[3:5]
     del array
     assert blocks.take(1000).ctypes.data != place
     del data
