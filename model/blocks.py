@@ -6,13 +6,15 @@ video tokens that share one modulation (1, or one for each frame), X whatever a 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.attention import EPS, RMSNorm, attend, split_heads
+from model.attention import RMSNorm, attend
 from model.checkpointing import Checkpointed
-from model.rope import rotate
+from model.fused import Stream, joined_heads, linear_joined, linear_split, norm_modulate
 
 
 class Modulation(nn.Module):
@@ -35,15 +37,6 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
-
-
-def norm_modulate(x_BND: Tensor, shift_BGD: Tensor, scale_BGD: Tensor) -> Tensor:
-    """LayerNorm without weights, then * (1 + scale) + shift; the N tokens are G equal runs, one modulation each."""
-    normed = F.layer_norm(x_BND, x_BND.shape[-1:], eps=EPS)
-    if shift_BGD.shape[1] == 1:
-        return torch.addcmul(shift_BGD, normed, 1 + scale_BGD)
-    runs = normed.unflatten(1, (shift_BGD.shape[1], -1))
-    return torch.addcmul(shift_BGD[:, :, None], runs, 1 + scale_BGD[:, :, None]).flatten(1, 2)
 
 
 def gated(x_BND: Tensor, gate_BGD: Tensor, update_BND: Tensor) -> Tensor:
@@ -81,14 +74,12 @@ class DoubleBlock(Checkpointed):
         img_shift1, img_scale1, img_gate1, img_shift2, img_scale2, img_gate2 = self.img_mod(img_vec)
         txt_shift1, txt_scale1, txt_gate1, txt_shift2, txt_scale2, txt_gate2 = self.txt_mod(txt_vec)
 
-        img_q, img_k, img_v = split_heads(self.img_attn_qkv(norm_modulate(img, img_shift1, img_scale1)), self.heads)
-        txt_q, txt_k, txt_v = split_heads(self.txt_attn_qkv(norm_modulate(txt, txt_shift1, txt_scale1)), self.heads)
-        q = torch.cat((self.img_attn_q_norm(img_q), self.txt_attn_q_norm(txt_q)), dim=1)
-        k = torch.cat((self.img_attn_k_norm(img_k), self.txt_attn_k_norm(txt_k)), dim=1)
-        v = torch.cat((img_v, txt_v), dim=1)
-        img_attn, txt_attn = attend(rotate(q, table), rotate(k, table), v, mask).split(
-            (img.shape[1], txt.shape[1]), dim=1
-        )
+        img_qkv = self.img_attn_qkv(norm_modulate(img, img_shift1, img_scale1))
+        txt_qkv = self.txt_attn_qkv(norm_modulate(txt, txt_shift1, txt_scale1))
+        img_stream = Stream(img_qkv, self.img_attn_q_norm, self.img_attn_k_norm)
+        txt_stream = Stream(txt_qkv, self.txt_attn_q_norm, self.txt_attn_k_norm)
+        q, k, v = joined_heads(table, self.heads, (img_stream, txt_stream))
+        img_attn, txt_attn = attend(q, k, v, mask).split((img.shape[1], txt.shape[1]), dim=1)
 
         img = gated(img, img_gate1, self.img_attn_proj(img_attn))
         img = gated(img, img_gate2, self.img_mlp(norm_modulate(img, img_shift2, img_scale2)))
@@ -98,7 +89,7 @@ class DoubleBlock(Checkpointed):
 
 
 class SingleBlock(Checkpointed):
-    """Video and text under the same weights; attention and MLP side by side in two fused layers."""
+    """Video and text under the same weights, behind one another; attention and MLP side by side in two fused layers."""
 
     def __init__(self, width: int, heads: int, mlp_width: int) -> None:
         super().__init__()
@@ -110,21 +101,26 @@ class SingleBlock(Checkpointed):
         self.linear2 = nn.Linear(width + mlp_width, width)
 
     def compute(
-        self, img: Tensor, txt: Tensor, img_vec: Tensor, txt_vec: Tensor, table: Tensor, mask: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """img (B, N, D), txt (B, L, D), img_vec (B, G, D), txt_vec (B, 1, D), table (N + L, P, 2) -> img, txt."""
-        img_shift, img_scale, img_gate = self.modulation(img_vec)
-        txt_shift, txt_scale, txt_gate = self.modulation(txt_vec)
-        x = torch.cat((norm_modulate(img, img_shift, img_scale), norm_modulate(txt, txt_shift, txt_scale)), dim=1)
+        self, x: Tensor, video: int, img_vec: Tensor, txt_vec: Tensor, table: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """x (B, S, D), the first `video` of the S tokens being those of the video, img_vec (B, G, D), txt_vec (B, 1, D),
+        table (S, P, 2) -> x."""
+        streams = [img_vec] if img_vec is txt_vec else [img_vec, txt_vec]
+        parts = [x] if img_vec is txt_vec else x.split((video, x.shape[1] - video), dim=1)
+        shifts, scales, gates = zip(*(self.modulation(vec) for vec in streams))
+        normed = joined([norm_modulate(*one) for one in zip(parts, shifts, scales)])
 
         width = x.shape[-1]
-        qkv, hidden = self.linear1(x).split((3 * width, self.linear1.out_features - 3 * width), dim=-1)
-        q, k, v = split_heads(qkv, self.heads)
-        attention = attend(rotate(self.q_norm(q), table), rotate(self.k_norm(k), table), v, mask)
-        update = self.linear2(torch.cat((attention, F.gelu(hidden, approximate="tanh")), dim=-1))
+        qkv, hidden = linear_split(self.linear1, normed, (3 * width, self.linear1.out_features - 3 * width))
+        q, k, v = joined_heads(table, self.heads, [Stream(qkv, self.q_norm, self.k_norm)])
+        update = linear_joined(self.linear2, attend(q, k, v, mask), F.gelu(hidden, approximate="tanh"))
+        updates = [update] if img_vec is txt_vec else update.split((video, x.shape[1] - video), dim=1)
+        return joined([gated(*one) for one in zip(parts, gates, updates)])
 
-        img_update, txt_update = update.split((img.shape[1], txt.shape[1]), dim=1)
-        return gated(img, img_gate, img_update), gated(txt, txt_gate, txt_update)
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """Parts of a sequence, one behind the other; a single one as it is."""
+    return parts[0] if len(parts) == 1 else torch.cat(tuple(parts), dim=1)
 
 
 class FinalLayer(nn.Module):

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-Pair = tuple[Tensor, Tensor]
-Compute = Callable[..., Pair]
+Tokens = Tensor | tuple[Tensor, Tensor]  # of one stream, or of video and text apart
+Compute = Callable[..., Tokens]
 
 _ATTENTION = {
     getattr(torch.ops.aten, name).default
@@ -33,20 +33,20 @@ def _keep_attention(_context: Any, operator: Any, *_args: Any, **_kwargs: Any) -
     return CheckpointPolicy.MUST_SAVE if operator in _ATTENTION else CheckpointPolicy.PREFER_RECOMPUTE
 
 
-def _plain(compute: Compute, *inputs: Any) -> Pair:
+def _plain(compute: Compute, *inputs: Any) -> Tokens:
     return compute(*inputs)
 
 
-def _selective(compute: Compute, *inputs: Any) -> Pair:
+def _selective(compute: Compute, *inputs: Any) -> Tokens:
     contexts = partial(create_selective_checkpoint_contexts, _keep_attention)
     return checkpoint(compute, *inputs, use_reentrant=False, context_fn=contexts)  # type: ignore[return-value]
 
 
-def _full(compute: Compute, *inputs: Any) -> Pair:
+def _full(compute: Compute, *inputs: Any) -> Tokens:
     return checkpoint(compute, *inputs, use_reentrant=False)  # type: ignore[return-value]
 
 
-CHECKPOINTING: dict[str, Callable[..., Pair]] = {"none": _plain, "selective": _selective, "full": _full}
+CHECKPOINTING: dict[str, Callable[..., Tokens]] = {"none": _plain, "selective": _selective, "full": _full}
 
 
 class Checkpointed(torch.nn.Module):
@@ -55,5 +55,5 @@ class Checkpointed(torch.nn.Module):
     checkpointing = "none"
     compute: Compute
 
-    def forward(self, *inputs: Any) -> Pair:
+    def forward(self, *inputs: Any) -> Tokens:
         return CHECKPOINTING[self.checkpointing](self.compute, *inputs)

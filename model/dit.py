@@ -70,9 +70,12 @@ class DiT(nn.Module):
         txt = self.txt_in(text, _latest(t), text_mask)
         table = rope_table(grid, self.rope_axes, self.rope_theta, txt.shape[1], x.device)
         mask = key_mask(text_mask, img.shape[1])
-        for block in self.blocks():
+        for block in self.double_blocks:
             img, txt = block(img, txt, img_vec, vec, table, mask)
-        return unpatch(self.final_layer(img, vec), grid, self.patch)
+        x, video = torch.cat((img, txt), dim=1), img.shape[1]
+        for block in self.single_blocks:
+            x = block(x, video, img_vec, vec, table, mask)
+        return unpatch(self.final_layer(x[:, :video], vec), grid, self.patch)
 
     def blocks(self) -> list[Any]:
         """The large blocks, in order."""

@@ -38,7 +38,10 @@ def forward_flops(size: Size, video: int, text: int, batch: int = 1, frames: int
     per_token = (doubles + singles) * (4 * d * d + 2 * d * mlp)
     refiner = text * (size["text_width"] * d + refiners * 12 * d * d + refiners * 2 * text * d) + refiners * 2 * d * d
     embedders = 2 * (256 * d + d * d) + 2 * d * d + (size["pooled_width"] + size["text_width"]) * d
-    modulation = d * d * ((6 * doubles + 3 * singles) * (frames + 1) + 2)
+    alone = (
+        frames + 1 if frames > 1 else 1
+    )  # one modulation serves both streams of a single block, if they share a time
+    modulation = d * d * (6 * doubles * (frames + 1) + 3 * singles * alone + 2)
     ends = video * patch * d * (size["in_channels"] + size["out_channels"]) + embedders
     macs = (tokens * per_token, 2 * tokens**2 * d * (doubles + singles), refiner, modulation, ends)
     return Flops(*(2.0 * batch * count for count in macs))
