@@ -20,6 +20,9 @@ from model.attention import EPS, RMSNorm, split_heads
 from model.rope import rotate
 
 
+SHORT = 1 << 15  # numbers in a run of tokens: below it a call for each run costs more than the passes it saves
+
+
 class Stream(NamedTuple):
     """What one stream brings to the attention: fused projections (B, S, 3 D), and norms of its queries and keys."""
 
@@ -208,7 +211,8 @@ class _LinearJoined(torch.autograd.Function):
 
 def norm_modulate(x_BSD: Tensor, shift_BGD: Tensor, scale_BGD: Tensor) -> Tensor:
     """LayerNorm without weights, then * (1 + scale) + shift; the S tokens are G equal runs, one modulation each."""
-    if torch.compiler.is_compiling():
+    short = x_BSD[0].numel() < shift_BGD.shape[1] * SHORT
+    if short or torch.compiler.is_compiling():
         normed = F.layer_norm(x_BSD, x_BSD.shape[-1:], eps=EPS).unflatten(1, (shift_BGD.shape[1], -1))
         return torch.addcmul(shift_BGD[:, :, None], normed, 1 + scale_BGD[:, :, None]).flatten(1, 2)
     return _NormModulate.apply(x_BSD, shift_BGD, scale_BGD)  # type: ignore[return-value]
@@ -236,5 +240,5 @@ class _NormModulate(torch.autograd.Function):
             torch.ops.aten.native_layer_norm_backward(g, one, one.shape[-1:], m, r, w, b, [True, True, True])
             for g, one, m, r, w, b in zip(*runs, weights, biases)
         ]
-        of_x, of_scale, of_shift = (torch.stack(one) if len(one) > 1 else one[0] for one in zip(*every))
+        of_x, of_scale, of_shift = every[0] if len(every) == 1 else map(torch.stack, zip(*every))
         return of_x.view_as(x), of_shift.view_as(shift), of_scale.view_as(scale)

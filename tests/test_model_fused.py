@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.autograd import gradcheck
 from torch.nn import functional as F
 
+from model import fused
 from model.attention import EPS, RMSNorm, split_heads
 from model.fused import Stream, joined_heads, linear_joined, linear_split, norm_modulate
 from model.lora import LoraLinear
@@ -113,7 +114,11 @@ def test_a_frozen_layer_gets_no_gradient_and_passes_one_on() -> None:
 @pytest.mark.parametrize("groups", [1, 3])
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize(("dtype", "close"), [(torch.float64, 1e-12), (torch.float32, 5e-6)])
-def test_norm_and_modulation(batch: int, groups: int, dtype: torch.dtype, close: float) -> None:
+@pytest.mark.parametrize("short", [0, 1 << 30])
+def test_norm_and_modulation(
+    batch: int, groups: int, dtype: torch.dtype, close: float, short: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fused, "SHORT", short)
     x = random(batch, 12, WIDTH, dtype=dtype)
     shift, scale = random(batch, groups, WIDTH, dtype=dtype), random(batch, groups, WIDTH + 1, dtype=dtype)[..., 1:]
     runs = F.layer_norm(x, (WIDTH,), eps=EPS).unflatten(1, (groups, -1))
