@@ -62,7 +62,12 @@ class Codec:
         return encode(video.to(self.device)), None
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        return decode(latents.to(self.device))
+        """One group of frames after the other: a clip at once takes six times its own memory."""
+        latents = latents.to(self.device)
+        if latents.requires_grad or latents.shape[2] < 3:
+            return decode(latents)
+        groups = [_rest(one) for one in latents[:, :, 1:].split(1, dim=2)]
+        return torch.cat([decode(latents[:, :, :1]), *groups], dim=2)
 
     def decode_with_gradient(self, latents: torch.Tensor) -> torch.Tensor:
         return decode(latents.to(self.device))  # linear: the same, wherever gradients are kept
@@ -97,12 +102,25 @@ def decode(latents: torch.Tensor) -> torch.Tensor:
     """Latents (B, 16, G, h, w) -> video (B, 3, 1 + 4 (G-1), 8h, 8w) float32, in [-1, 1] but for rounding over it."""
     if latents.dim() != 5 or latents.shape[1] != CHANNELS:
         raise ValueError(f"latents must be (B, {CHANNELS}, G, h, w), got {tuple(latents.shape)}")
-    latents = latents.float()
-    first = _spread(latents[:, :, :1], FIRST, 1).squeeze(3)
-    over_time = _spread(latents[:, :, 1:], LATER, GROUP)
-    rest = torch.einsum("kt,bcgkhuwv->bcgthuwv", _cosines(GROUP, latents.device), over_time).flatten(2, 3)
-    planes = _backward(_backward(torch.cat([first, rest], dim=2), 4), 3)
-    return torch.einsum("kc,bkthw->bcthw", _colours(latents.device), planes)
+    parts = [_first(latents[:, :, :1]), _rest(latents[:, :, 1:])]
+    return torch.cat(parts, dim=2) if latents.shape[2] > 1 else parts[0]
+
+
+def _first(latents: torch.Tensor) -> torch.Tensor:
+    """The latent of the first frame (B, 16, 1, h, w) -> video (B, 3, 1, H, W)."""
+    return _pictures(_spread(latents.float(), FIRST, 1).squeeze(3))
+
+
+def _rest(latents: torch.Tensor) -> torch.Tensor:
+    """Later latents (B, 16, G, h, w) -> video (B, 3, 4 G, H, W): groups know nothing of each other."""
+    over_time = _spread(latents.float(), LATER, GROUP)
+    return _pictures(torch.einsum("kt,bcgkhuwv->bcgthuwv", _cosines(GROUP, latents.device), over_time).flatten(2, 3))
+
+
+def _pictures(spectra: torch.Tensor) -> torch.Tensor:
+    """Spectra (B, 3, T, h, u, w, v) -> video (B, 3, T, H, W)."""
+    planes = _backward(_backward(spectra, 4), 3)
+    return torch.einsum("kc,bkthw->bcthw", _colours(spectra.device), planes)
 
 
 def _keep(spectra: torch.Tensor, kept: list[Kept]) -> torch.Tensor:

@@ -19,7 +19,6 @@ from torch.nn import functional as F
 from model.attention import EPS, RMSNorm, split_heads
 from model.rope import rotate
 
-
 SHORT = 1 << 15  # numbers in a run of tokens: below it a call for each run costs more than the passes it saves
 
 

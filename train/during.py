@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Sequence
 from functools import cached_property
@@ -12,6 +13,7 @@ from torch import nn
 
 from cache.buckets import Bucket
 from cache.read import LatentCache
+from compat import give_back_freed_memory
 from media import write
 from model.text import TextStates, load_text
 from model.vae import load_vae
@@ -32,12 +34,21 @@ class StageSamples:
                  device: torch.device):  # fmt: skip
         self.recipe, self.stage, self.cache, self.feeds, self.device = recipe, stage, cache, feeds, device
 
+    def prepare(self) -> None:
+        """Read the prompts, before the first step fills the memory: a language model may be as large as the network."""
+        if self.stage.sample_every:
+            assert self._texts
+            release(self.device)
+
     def write(self, model: nn.Module, step: int, folder: str | None) -> list[str]:
         """One picture grid or one tiled clip per view of the stage. Returns the paths.
 
         Without a folder the latents are drawn and nothing is written, for processes that only hold their part.
+        Memory: what a step has left goes back first, prompts are drawn one by one, a VAE decodes in tiles, whatever
+        the cache was made with (benchmarks.sampling).
         """
-        vae = None if folder is None else load_vae(self.recipe.cache.vae, self.device, self.recipe.cache.tiling)
+        release(self.device)
+        vae = None if folder is None else load_vae(self.recipe.cache.vae, self.device, tiling=True)
         paths = []
         for name in dict.fromkeys(_commonest(feed) for feed in self.feeds):
             bucket = Bucket.parse(name)
@@ -48,6 +59,8 @@ class StageSamples:
             os.makedirs(os.path.join(folder, "samples"), exist_ok=True)
             path = os.path.join(folder, "samples", f"step-{step:08d}-{name}")
             paths.append(_write(path, videos, bucket.fps))
+        del vae
+        release(self.device)
         return paths
 
     def _draw(self, model: nn.Module, bucket: Bucket) -> torch.Tensor:
@@ -83,6 +96,14 @@ class StageSamples:
         pools = [(feed.val or feed.train)[0] for feed in self.feeds]
         rows = [(pool.bucket, int(row)) for pool in pools for row in pool.rows[:PROMPTS]][:PROMPTS]
         return [self.cache.read(bucket, [row])[0].texts[0] for bucket, row in rows]
+
+
+def release(device: torch.device) -> None:
+    """Give back what was freed and is kept for the next tensor: it would be of another size."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    give_back_freed_memory()
 
 
 def _commonest(feed: FeedPools) -> str:

@@ -59,5 +59,5 @@ def pixels(vae: Vae, decoded_from: Tensor) -> list[np.ndarray]:
 
 def to_uint8(video: Tensor) -> np.ndarray:
     """(3, T, H, W) in [-1, 1] -> (T, H, W, 3) in [0, 255]."""
-    scaled = ((video.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return scaled.permute(1, 2, 3, 0).cpu().numpy()
+    frames = [((one.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8) for one in video.unbind(1)]
+    return torch.stack(frames).permute(0, 2, 3, 1).cpu().numpy()

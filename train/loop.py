@@ -177,6 +177,8 @@ def _loop(run: Run, start: int, stop: Stop, options: Options, progress: Progress
 
     metrics = Metrics(run.folder.local, start) if world.first else None
     samples = StageSamples(recipe=run.recipe, stage=stage, cache=run.cache, feeds=run.feeds, device=world.device)
+    if metrics or run.weights.spread:
+        samples.prepare()
     load = partial(batches.load, run.cache, stage)
     steps = read_ahead(load, mine, start, stage.steps, options.workers, run.cache)
     losses: deque[float] = deque(maxlen=REMEMBERED)

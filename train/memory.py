@@ -99,7 +99,7 @@ def _played(job: Job, tokens: int) -> tuple[float, float]:
             one.grad = torch.zeros_like(one) if one.requires_grad else None
         x, t, guidance = torch.zeros(shape), torch.zeros(1), torch.zeros(1) if size["guidance"] else None
         states, pooled = torch.zeros(1, text, size["text_width"]), torch.zeros(1, size["pooled_width"])
-        live = _Live([*model.parameters(), *(one.grad for one in model.parameters()), x, states, pooled])
+        live = Live([*model.parameters(), *(one.grad for one in model.parameters()), x, states, pooled])
         with live:
             loss = model(x, t, states, None, pooled, guidance).square().mean()
             kept = live.now
@@ -107,7 +107,7 @@ def _played(job: Job, tokens: int) -> tuple[float, float]:
     return float(kept), float(live.peak)
 
 
-class _Live(TorchDispatchMode):
+class Live(TorchDispatchMode):
     """Follows the storages that operations make. now, peak: bytes held beyond those known at the start."""
 
     def __init__(self, known: list[Tensor | None]):
