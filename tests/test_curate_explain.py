@@ -15,8 +15,8 @@ from curate import explain, grouping
 from curate.tables import Tables
 from pipelines import SCORES, RecipeError
 
-FILES = ("pans.mp4", "pans_small.mp4", "still.mp4", "truncated.mp4", "picture_temple.png", "empty.mp4", "letter.mp4",
-         "pans.json")  # fmt: skip
+FILES = ("still.mp4", "truncated.mp4", "picture_temple.png", "picture_flower.jpg", "picture_flower_small.jpg", "empty.mp4",
+         "letter.mp4", "pans.json")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ def test_a_file_without_clips_says_why(tables: Tables, name: str, says: str) -> 
 
 def test_an_unknown_name_gets_near_misses_or_the_reason(tables: Tables, tmp_path: Path) -> None:
     clip = rows(tables, "clips")[0]["clip_id"]
-    asked = {"panss.mp4": "pans.mp4", clip[:6]: clip, clip[:-1] + "_": clip}
+    asked = {"stilll.mp4": "still.mp4", clip[:6]: clip, clip[:-1] + "_": clip}
     for wrong, right in asked.items():
         with pytest.raises(RecipeError, match=f"no clip, video or file of that name .* did you mean .*{right}"):
             explain.explain(tables, wrong)
@@ -144,7 +144,7 @@ def test_an_unknown_name_gets_near_misses_or_the_reason(tables: Tables, tmp_path
 
 
 def test_what_is_forgotten_is_said_to_be_and_no_more(tables: Tables) -> None:
-    one = video(tables, "pans_small.mp4")
+    one = video(tables, "picture_flower_small.jpg")
     said = {}
     for what in ("forget", "explain"):
         said[what] = subprocess.run([*CURATE, what, one["path"], *(UNITS if what == "explain" else ()), "--workspace",

@@ -16,7 +16,7 @@ from curate.tables import Tables
 from curate.unit import SCAN, Decoder, Done, Job
 from media import storage
 
-FILES = ("pans_small.mp4", "letter.mp4", "still.mp4", "squares.webm", "picture_flower_small.jpg")
+FILES = ("letter.mp4", "still.mp4", "squares.webm", "picture_flower_small.jpg")
 WANTED = ["clips", "proxies", "hashes", "scores.exposure", "scores.borders", "videos"]
 
 
@@ -56,6 +56,6 @@ def test_three_processes_give_the_parts_of_one(footage: Path, tmp_path: Path) ->
     rows = pq.read_table(Tables(recipe(tmp_path / "three", footage)).part("videos", 0)).to_pylist()
     assert [Path(row["path"]).name for row in rows] == sorted(FILES)
     assert {row["status"] for row in rows} == {"ok", "failed"}
-    assert one.frames == sum(row["frames_decoded"] for row in rows) == one.decoded > 100
+    assert one.frames == sum(row["frames_decoded"] for row in rows) == one.decoded > 50
     assert 0 < one.kernel_s <= one.seconds and one.cpu_s > 0
     assert not list(tmp_path.rglob(".unit-*"))
