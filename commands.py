@@ -67,6 +67,17 @@ class Stop:
             raise Interrupted(self.number)
 
 
+@contextmanager
+def keep_handlers() -> Iterator[None]:
+    """Handlers of the signals that Stop minds are the same after the block: Ray puts its own in their place."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def run(body: Callable[[], int | None]) -> NoReturn:
     """Run a command's body and leave with the house's exit code. A traceback is shown only with DAILIES_DEBUG=1."""
     if os.environ.get("DAILIES_DEBUG") != "1":

@@ -10,6 +10,7 @@ from typing import Any
 
 import ray
 
+import commands
 from cache.crew import Crew
 
 POLL_S = 0.5
@@ -29,7 +30,8 @@ class RayCrew(Crew):
     def __init__(self, settings: dict[str, Any], options: dict[str, Any], processes: int | None,
                  stopping: Callable[[], bool]):  # fmt: skip
         super().__init__()
-        _connect()
+        with commands.keep_handlers():
+            _connect()
         gpus = int(ray.cluster_resources().get("GPU", 0)) if options.get("device") != "cpu" else 0
         self._workers = processes or gpus or 1
         self._needs = {"num_gpus": 1} if gpus else {"num_cpus": 1}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 import tempfile
 import time
@@ -20,6 +19,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+import commands
 from curate import unit
 from curate.stages import CPU, GPU, MOST_THREADS, Lost, Room, Schedule
 from pipelines import Recipe
@@ -68,10 +68,8 @@ class Cluster:
 
     def __enter__(self) -> Cluster:
         self.folder = tempfile.TemporaryDirectory(prefix="dailies-ray-", ignore_cleanup_errors=True)
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        print(_connect(self.folder.name), file=sys.stderr)
-        for number, handler in handlers.items():  # Ray puts its own in place of the command's
-            signal.signal(number, handler)
+        with commands.keep_handlers():
+            print(_connect(self.folder.name), file=sys.stderr)
         return self
 
     def __exit__(self, *_: object) -> None:

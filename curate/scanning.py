@@ -54,7 +54,7 @@ def _run(tables: Tables, by_unit: dict[int, list[units.File]], local: bool, work
             progress.add(0 if videos else 1, frames=tally.decoded, waiting=schedule.waiting)
         progress.close()
         tally.close(schedule, time.monotonic() - started, room.slots, executor.stored_bytes)
-    if any(schedule.retries(stage) for stage in tally.stages):
+    if schedule.deaths:
         sweep(tables.workspace)  # what the dead left half written
     schedule.check()
 

@@ -111,6 +111,7 @@ class Schedule:
         self.most: dict[str, int] = {}
         self.pools: dict[str, str] = {}  # where a stage's jobs go
         self.why: dict[tuple[str, int], str] = {}
+        self.deaths = 0  # of workers, in all
         for job in every:
             if job.stage == SCAN or job.unit not in self.scans:
                 self._offer(job)
@@ -139,6 +140,7 @@ class Schedule:
     def fail(self, job: Job, why: str) -> bool:
         """The worker of a job died. It is begun again unless it was begun too often: then what waits for it is dropped too."""
         del self.running[job.key]
+        self.deaths += 1
         again = self.begun[job.key] < self.attempts
         if again:
             self._offer(job)
