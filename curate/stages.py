@@ -7,6 +7,7 @@ earlier ones, and scanning holds while too many jobs wait behind it: what is und
 from __future__ import annotations
 
 import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -88,11 +89,19 @@ def jobs(tables: Tables, by_unit: dict[int, list[File]], room: Room) -> list[Job
 # ------------------------------------------------------------------------------------------------------------ schedule
 
 
+class Queue:
+    """Jobs of one pool that may begin, and the slots that all of its jobs that are not done would take together."""
+
+    def __init__(self) -> None:
+        self.later: deque[Job] = deque()  # of stages after scanning
+        self.scans: deque[Job] = deque()
+        self.left = 0
+
+
 class Schedule:
     """Which job may begin where. `begin` hands one out, `end` or `fail` takes it back; `finished` when all are done.
 
-    gpu: workers for networks; with none of them networks run on CPUs. waiting: jobs per GPU worker that may wait before
-    scanning holds. attempts: how often a job may be begun.
+    gpu: workers for networks; with none of them networks run on CPUs. A pool's scans all use as many threads.
     """
 
     def __init__(self, todo: Iterable[Job], recipe: pipelines.Recipe, gpu: int = 0,
@@ -101,41 +110,40 @@ class Schedule:
         self.recipe, self.gpu, self.clock, self.attempts = recipe, gpu, clock, settings.attempts
         self.most_waiting = max(1, settings.waiting * gpu)
         every = list(todo)
-        self.scans = {job.unit for job in every if job.stage == SCAN}  # units that are not scanned yet
-        self.later = [job for job in every if job.stage != SCAN and job.unit in self.scans]
-        self.ready: dict[str, list[Job]] = {CPU: [], GPU: []}
+        self.behind: dict[int, list[Job]] = {
+            job.unit: [] for job in every if job.stage == SCAN
+        }  # unit -> after its scan
+        self.queues = {CPU: Queue(), GPU: Queue()}
         self.running: dict[tuple[str, int], Job] = {}
-        self.begun: dict[tuple[str, int], int] = {}
+        self.begun: Counter[tuple[str, int]] = Counter()
         self.since: dict[tuple[str, int], float] = {}
-        self.waits: dict[str, list[float]] = {}
-        self.most: dict[str, int] = {}
-        self.pools: dict[str, str] = {}  # where a stage's jobs go
-        self.why: dict[tuple[str, int], str] = {}
+        self.waits: dict[str, list[float]] = {}  # seconds, of each time that a job of the stage was begun
+        self.here: Counter[str] = Counter()  # jobs of a stage that wait, now
+        self.most: Counter[str] = Counter()  # and at most
+        self.pools = {job.stage: GPU if gpu and uses_gpu(job.stage, recipe) else CPU for job in every}
+        self.why: dict[tuple[str, int], str] = {}  # of jobs that were given up
         self.deaths = 0  # of workers, in all
         for job in every:
-            if job.stage == SCAN or job.unit not in self.scans:
+            self.queues[self.pools[job.stage]].left += job.threads
+            if job.stage != SCAN and job.unit in self.behind:
+                self.behind[job.unit].append(job)
+            else:
                 self._offer(job)
 
     def begin(self, pool: str, room: int) -> Job | None:
         """The next job of a pool that takes at most `room` slots, or None."""
-        held = pool == CPU and len(self.ready[GPU]) >= self.most_waiting
-        fits = [job for job in self.ready[pool] if job.threads <= room and not (held and job.stage == SCAN)]
-        job = next((one for one in fits if one.stage != SCAN), fits[0] if fits else None)
-        if job is None:
-            return None
-        self.ready[pool].remove(job)
-        self.running[job.key] = job
-        self.begun[job.key] = self.begun.get(job.key, 0) + 1
-        self.waits.setdefault(job.stage, []).append(self.clock() - self.since[job.key])
-        return job
+        queue = self.queues[pool]
+        held = pool == CPU and len(self.queues[GPU].later) >= self.most_waiting
+        for jobs in (queue.later, queue.scans if not held else ()):
+            if jobs and jobs[0].threads <= room:
+                return self._begun(jobs.popleft())
+        return None
 
     def end(self, done: Done) -> None:
         job = self.running.pop((done.stage, done.unit))
-        if job.stage == SCAN:
-            self.scans.discard(job.unit)
-            for one in [one for one in self.later if one.unit == job.unit]:
-                self.later.remove(one)
-                self._offer(one)
+        self.queues[self.pools[job.stage]].left -= job.threads
+        for one in self._freed(job):
+            self._offer(one)
 
     def fail(self, job: Job, why: str) -> bool:
         """The worker of a job died. It is begun again unless it was begun too often: then what waits for it is dropped too."""
@@ -144,25 +152,24 @@ class Schedule:
         again = self.begun[job.key] < self.attempts
         if again:
             self._offer(job)
-        else:
-            self.why[job.key] = why
-            if job.stage == SCAN:
-                self.later = [one for one in self.later if one.unit != job.unit]
-        return again
+            return True
+        self.why[job.key] = why
+        for one in (job, *self._freed(job)):
+            self.queues[self.pools[one.stage]].left -= one.threads
+        return False
 
     @property
     def finished(self) -> bool:
-        return not (self.running or any(self.ready.values()))
-
-    def left(self, pool: str) -> int:
-        """Slots that all jobs of a pool that are not done would take together."""
-        every = [*self.running.values(), *self.later, *self.ready[CPU], *self.ready[GPU]]
-        return sum(job.threads for job in every if self._pool(job) == pool)
+        return not (self.running or any(queue.later or queue.scans for queue in self.queues.values()))
 
     @property
     def waiting(self) -> int:
         """Jobs after scanning that may begin and have not."""
-        return sum(job.stage != SCAN for pool in self.ready.values() for job in pool)
+        return sum(len(queue.later) for queue in self.queues.values())
+
+    def left(self, pool: str) -> int:
+        """Slots that all jobs of a pool that are not done would take together."""
+        return self.queues[pool].left
 
     def check(self) -> None:
         """Raises Lost when a job was given up."""
@@ -175,11 +182,19 @@ class Schedule:
         return sum(times - 1 for (name, _), times in self.begun.items() if name == stage)
 
     def _offer(self, job: Job) -> None:
-        pool = self.pools[job.stage] = self._pool(job)
-        self.ready[pool].append(job)
+        queue = self.queues[self.pools[job.stage]]
+        (queue.scans if job.stage == SCAN else queue.later).append(job)
         self.since[job.key] = self.clock()
-        here = sum(one.stage == job.stage for one in self.ready[pool])
-        self.most[job.stage] = max(self.most.get(job.stage, 0), here)
+        self.here[job.stage] += 1
+        self.most[job.stage] = max(self.most[job.stage], self.here[job.stage])
 
-    def _pool(self, job: Job) -> str:
-        return GPU if self.gpu and uses_gpu(job.stage, self.recipe) else CPU
+    def _begun(self, job: Job) -> Job:
+        self.running[job.key] = job
+        self.begun[job.key] += 1
+        self.here[job.stage] -= 1
+        self.waits.setdefault(job.stage, []).append(self.clock() - self.since[job.key])
+        return job
+
+    def _freed(self, job: Job) -> list[Job]:
+        """What waited for a job."""
+        return self.behind.pop(job.unit, []) if job.stage == SCAN else []
