@@ -41,7 +41,7 @@ from train import flow, loop, stages, trained
 from train.distributed import World
 from train.generate import latents, noise_of, pixels
 
-SHOWN_PX, GAP_PX = 96, 6
+SHOWN_PX, GAP_PX = 72, 4
 LEAST = 2  # training clips of a concept that is judged by
 
 
@@ -148,7 +148,7 @@ def _row(
 
 def write_jpeg(path: str, picture: np.ndarray) -> None:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(path, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])
+    cv2.imwrite(path, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 80])
 
 
 def training_clips(recipe: pipelines.Recipe, stage: str, cache: LatentCache, vae: Vae) -> list[Clip]:

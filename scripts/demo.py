@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 WORK = ROOT / "work" / "demo"
 STAGE = "256px"
-PROMPT = "a photograph of a pink flower, the camera pans to the right"
+PROMPT = "Pink triangles in front of a city of brown houses under a teal sky. Camera: pan right."
 
 
 def main() -> None:
