@@ -62,6 +62,7 @@ def main() -> None:
     parser.add_argument("--recipe")
     parser.add_argument("--workspace", default="work/demo", help="curated; nothing is written there")
     parser.add_argument("--start", help="a trained stage of it; a small one is trained if absent")
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--start-steps", type=int, default=300)
     parser.add_argument("--steps", type=int, default=3000, help="of each variant; about 0.08 s of processor time each")
     parser.add_argument("--clips", type=int, default=8)
@@ -78,9 +79,9 @@ def compare(given: argparse.Namespace, folder: Path) -> None:
     recipe = with_variants(given, folder)
     update(recipe, Options(device="cpu"), lambda line: print(line, file=sys.stderr))
     start = given.start or START
-    seconds = {name: train(recipe, name) for name in ([] if given.start else [START]) + list(VARIANTS)}
+    seconds = {name: train(recipe, name) for name in ([] if given.start else [START]) + given.variants}
     clips = held_out(recipe, "concat", given.clips)
-    named = {"start, no image": start} | {name: name for name in VARIANTS}
+    named = {"start, no image": start} | {name: name for name in given.variants}
     every = {name: [draw(recipe, stage, clips, one) for one in given.guidance] for name, stage in named.items()}
     every["codec"] = [through_codec(recipe, clips)] * len(given.guidance)
     drawn = {name: videos[0] for name, videos in every.items()}
