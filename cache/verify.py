@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Annotated, Any, NamedTuple
 
 import pyarrow as pa
@@ -30,6 +32,7 @@ RMS = (
     0.02,
     20.0,
 )  # of a sample's latent, scaled to about 1: outside it is black footage at best, a wrong scale at worst
+REQUESTS, ROWS_AT_ONCE = 32, 1024
 REMAKE = "set the tar aside (--set-aside) and run `python -m cache.encode_latents`"
 REINDEX = "remove index.parquet and run `python -m cache.encode_latents`"
 
@@ -55,10 +58,18 @@ def verify(cache: LatentCache) -> Iterator[Fault]:
         texts = tables.read_table(tables.text_index_path(cache.folder, bucket, cache.text), tables.TEXT_INDEX)
         yield from _tables_agree(bucket, plan, failed, index, texts)
         shape = Bucket.parse(bucket).latent_shape(cache.channels)
-        for row in index.to_pylist():
-            yield from _latent(cache, bucket, row, shape)
-        for row in texts.to_pylist():
-            yield from _text(cache, bucket, row)
+        names = {*map(tables.shard_name, index["shard"].unique().to_pylist()), *texts["tar"].unique().to_pylist()}
+        missing = {name for name in names if not storage.exists(storage.join(cache.folder, bucket, name))}
+        yield from _each(cache, partial(_latent, cache, bucket, shape=shape, missing=missing), index)
+        yield from _each(cache, partial(_text, cache, bucket, missing=missing), texts)
+
+
+def _each(cache: LatentCache, check: Callable[[dict[str, Any]], Iterator[Fault]], rows: pa.Table) -> Iterator[Fault]:
+    """In the order of the rows; a store is asked for many at once, which wait for one latency together."""
+    with ThreadPoolExecutor(REQUESTS if cache.remote else 1, thread_name_prefix="verify") as pool:
+        for some in rows.to_batches(max_chunksize=ROWS_AT_ONCE):
+            for faults in pool.map(lambda row: list(check(row)), some.to_pylist()):
+                yield from faults
 
 
 def _tables_agree(bucket: str, plan: pa.Table, failed: pa.Table, index: pa.Table, texts: pa.Table) -> Iterator[Fault]:
@@ -73,9 +84,11 @@ def _tables_agree(bucket: str, plan: pa.Table, failed: pa.Table, index: pa.Table
         yield Fault(bucket, key, "has latents or text states, not both: run `python -m cache.encode_latents`")
 
 
-def _latent(cache: LatentCache, bucket: str, row: dict[str, Any], shape: tuple[int, ...]) -> Iterator[Fault]:
+def _latent(
+    cache: LatentCache, bucket: str, row: dict[str, Any], shape: tuple[int, ...], missing: set[str]
+) -> Iterator[Fault]:
     tar = tables.shard_name(row["shard"])
-    tensors = _tensors(cache, bucket, row, tar)
+    tensors = _tensors(cache, bucket, row, tar, missing)
     if isinstance(tensors, Fault):
         yield tensors
         return
@@ -90,8 +103,8 @@ def _latent(cache: LatentCache, bucket: str, row: dict[str, Any], shape: tuple[i
         yield Fault(bucket, row["key"], f"latent of magnitude {rms:.3g}, about 1 is usual: look at its clip")
 
 
-def _text(cache: LatentCache, bucket: str, row: dict[str, Any]) -> Iterator[Fault]:
-    tensors = _tensors(cache, bucket, row, row["tar"])
+def _text(cache: LatentCache, bucket: str, row: dict[str, Any], missing: set[str]) -> Iterator[Fault]:
+    tensors = _tensors(cache, bucket, row, row["tar"], missing)
     if isinstance(tensors, Fault):
         yield tensors
     elif tensors["states"].shape[1] != cache.text_width or tensors["pooled"].shape[1] != cache.pooled_width:
@@ -100,9 +113,11 @@ def _text(cache: LatentCache, bucket: str, row: dict[str, Any]) -> Iterator[Faul
         yield Fault(bucket, row["key"], f"text states hold NaN or infinity: {REMAKE}", row["tar"])
 
 
-def _tensors(cache: LatentCache, bucket: str, row: dict[str, Any], tar: str) -> dict[str, torch.Tensor] | Fault:
+def _tensors(
+    cache: LatentCache, bucket: str, row: dict[str, Any], tar: str, missing: set[str]
+) -> dict[str, torch.Tensor] | Fault:
     path = storage.join(cache.folder, bucket, tar)
-    if not storage.exists(path):
+    if tar in missing:
         return Fault(bucket, row["key"], f"its tar {tar} is missing: run `python -m cache.encode_latents`")
     data = bytearray(storage.read_range(path, row["offset"], row["bytes"]))
     if len(data) != row["bytes"]:

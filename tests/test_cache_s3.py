@@ -52,6 +52,29 @@ def test_encoded_into_a_bucket_and_read_back(bucket: str, tmp_path: Path) -> Non
         assert one.clip_ids == other.clip_ids and torch.equal(one.latent, other.latent)
 
 
+def test_what_is_broken_in_a_bucket_is_named(bucket: str, tmp_path: Path) -> None:
+    """A flipped byte, a tar that is cut and one that is gone; nothing else."""
+    chosen = ws.fill(ws.recipe(tmp_path, workspace=f"{bucket}/broken"), ws.footage(tmp_path, videos=2, images=2))
+    folder = update(chosen, Options(workers=0, device="cpu"), lambda line: None).folder
+    cache = open_cache(chosen, shelf=str(tmp_path / "shelf"))
+    assert list(verify(cache)) == []
+    name = max(cache.buckets, key=lambda one: len(cache.index(one)))
+    path, start, size, _ = cache.rows(name).latents.place(0)
+    data = bytearray(storage.read_bytes(path))
+    data[start + size - 1] ^= 1
+    storage.write_bytes(path, bytes(data))
+    (fault,) = verify(cache)
+    assert str(fault).startswith(f"{name}/{cache.index(name)['key'][0].as_py()}: its bytes")
+    storage.write_bytes(path, bytes(data[: start + 10]))
+    inside = cache.index(name)["shard"].to_pylist().count(0)
+    found = list(verify(cache))
+    assert len(found) == inside and all("ends before it" in one.what for one in found)
+    storage.remove(path)
+    found = list(verify(cache))
+    assert len(found) == inside and all("is missing" in one.what for one in found)
+    assert storage.join(folder, name, found[0].what.split()[2]) == path
+
+
 def test_one_encoder_at_a_time_in_a_bucket(bucket: str) -> None:
     folder = f"{bucket}/work/latents-1"
     with commands.hold(folder, "encode"), pytest.raises(commands.Busy), commands.hold(folder, "encode"):
