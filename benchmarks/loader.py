@@ -75,6 +75,7 @@ SHOWN = ("steady", "steady us", "1 worker", "2 workers", "in order", "random", "
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--kinds", default="image,video,large")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
@@ -84,15 +85,16 @@ def main() -> None:
     found: dict[str, Any] = {"load": os.getloadavg(), "cores": os.cpu_count()}
     with tempfile.TemporaryDirectory(prefix="dailies-loader-") as name:
         folder = Path(name)
-        for kind in (kind for kind in data.KINDS if kind.name in kinds):
-            found[kind.name] = _kind(folder / kind.name, kind, 1 if asked.quick else ROUNDS)
+        with _Server(folder) as port:  # one for all kinds: clients remember where it is
+            for kind in (kind for kind in data.KINDS if kind.name in kinds):
+                found[kind.name] = _kind(folder / kind.name, kind, 1 if asked.quick else asked.rounds, port)
         found["first batch of 1M rows, s"] = alone.first_of_a_million(folder)
         print(f"first batch from an index of {alone.MILLION:,} rows: {found['first batch of 1M rows, s']} s")
     if asked.json:
         asked.json.write_text(json.dumps(found, indent=1))
 
 
-def _kind(folder: Path, kind: data.Kind, rounds: int) -> dict[str, Any]:
+def _kind(folder: Path, kind: data.Kind, rounds: int, port: int) -> dict[str, Any]:
     folder.mkdir()
     there = [name for name in LOADERS if _written(folder, name, kind)]
     os.sync()  # what is not on the disk cannot be dropped
@@ -112,7 +114,7 @@ def _kind(folder: Path, kind: data.Kind, rounds: int) -> dict[str, Any]:
         for name in there:
             _count(rates[name], "opened", kind, lambda n=name, s=seed: _open(n, folder, kind)(s))
     _steady(folder, kind, rates, rounds)
-    _far(folder, kind, rates)
+    _far(kind, rates, rounds, port)
     megabytes = sum(path.stat().st_size for path in (folder / "bare map").iterdir()) / kind.count / 1e6
     _print(kind, rates, megabytes)
     more = {
@@ -156,23 +158,23 @@ def _random(read: Callable[[Any], Any], numbers: list[int], kind: data.Kind) -> 
     return (read(numbers[at : at + kind.batch]) for at in range(0, kind.count, kind.batch))
 
 
-def _far(folder: Path, kind: data.Kind, rates: dict[str, dict[str, float]]) -> None:
-    with _Server(folder) as port:
-        keys = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1",
-                "AWS_ALLOW_HTTP": "true"}  # fmt: skip
-        url = f"http://127.0.0.1:{port}"
-        os.environ |= {"AWS_ENDPOINT_URL": url, "S3_ENDPOINT_URL": url, **keys}
-        for way, root, names in (("http", url, OVER_HTTP), ("s3", "s3://b", OVER_S3)):
-            for name in (name for name in names if name in rates):
+def _far(kind: data.Kind, rates: dict[str, dict[str, float]], rounds: int, port: int) -> None:
+    url = f"http://127.0.0.1:{port}"
+    keys = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}
+    os.environ |= {"AWS_ENDPOINT_URL": url, "S3_ENDPOINT_URL": url, **keys}
+    for way, root, names in (("http", url, OVER_HTTP), ("s3", "s3://b", OVER_S3)):
+        left = [name for name in names if name in rates]
+        for seed in range(rounds):
+            for name in tuple(left):
                 few = kind if name != "safetensors files" else kind._replace(count=min(kind.count, FILES_OVER_HTTP))
-                place = f"{root}/{FOLDERS.get(name, name)}".replace(" ", "%20")
+                place = f"{root}/{kind.name}/{FOLDERS.get(name, name)}".replace(" ", "%20")
                 try:
-                    for seed in range(FAR_ROUNDS):
-                        _count(rates[name], way, few, lambda n=name, p=place, k=few, s=seed: LOADERS[n](p, k)(s))
+                    _count(rates[name], way, few, lambda n=name, p=place, k=few, s=seed: LOADERS[n](p, k)(s))
                 except Exception as error:  # peers raise their own types; of dailies a failure ends the run
                     if name == "dailies":
                         raise
                     print(f"{name} is left out over {way}: {str(error).splitlines()[0]}", file=sys.stderr)
+                    left.remove(name)
 
 
 def _written(folder: Path, name: str, kind: data.Kind) -> bool:

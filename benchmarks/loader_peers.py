@@ -207,7 +207,7 @@ def litdata(place: str, kind: Kind) -> Epochs:
     if place.startswith("s3://"):
         keys = {"aws_access_key_id": "x", "aws_secret_access_key": "x", "region_name": "us-east-1"}
         url = os.environ["AWS_ENDPOINT_URL"]
-        more = {"storage_options": {"endpoint_url": url, "aws_allow_http": "true", "allow_http": "true", **keys},
+        more = {"storage_options": {"endpoint_url": url, **keys},
                 "cache_dir": tempfile.mkdtemp(prefix="litdata-")}  # fmt: skip
     return Dataset(lambda order, seed: StreamingDataset(place, shuffle=order == "shuffled", seed=seed, **more), kind)
 
