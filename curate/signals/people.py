@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,11 +56,20 @@ def measure(frames: Sequence[np.ndarray]) -> Scores:
     """RGB uint8 (H, W, 3) of one clip -> scores; all None without frames. people, faces: most seen in one frame."""
     if not frames:
         return dict.fromkeys(COLUMNS)
-    seen = [[*faces(gray), *bodies(gray)] for gray in (_gray(frame) for frame in frames)]
+    seen = [_sights(frame) for frame in frames[::2]]
+    if not any(seen):
+        return summary([[]])  # who is in no second frame does not stay in the picture
+    between = [_sights(frame) for frame in frames[1::2]]
+    seen = [sights for pair in zip_longest(seen, between) for sights in pair if sights is not None]
     kept = [[one for one in sights if one.certain or _again(one, k, seen)] for k, sights in enumerate(seen)]
     if not any(one.kind == "face" for sights in kept for one in sights):
         kept = [[one for one in sights if one.certain] for sights in kept]
     return summary(kept)
+
+
+def _sights(rgb: np.ndarray) -> list[Sight]:
+    gray = _gray(rgb)
+    return [*faces(gray), *bodies(gray)]
 
 
 def summary(seen: Sequence[Sequence[Sight]]) -> Scores:
@@ -201,4 +211,4 @@ def detected(frames: Sequence[np.ndarray], weights: str) -> Scores:
     }
 
 
-SIGNAL = Signal(COLUMNS, 1, "proxies", from_proxies=from_proxies)
+SIGNAL = Signal(COLUMNS, 2, "proxies", from_proxies=from_proxies)

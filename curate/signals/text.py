@@ -105,16 +105,24 @@ def read(rgb: np.ndarray) -> list[Line]:
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     size = tuple(max(8, round(side * scale)) for side in rgb.shape[1::-1])
     bgr = np.ascontiguousarray(cv2.resize(rgb, size, interpolation=method)[..., ::-1])
-    # The engine's flags stick from call to call: all of them are passed every time.
-    seen = engine()(bgr, use_det=True, use_cls=False, use_rec=False, text_score=UNSURE)
+    seen, found = _detected_and_read(bgr)
     if seen.boxes is None:
         return []
-    found = engine()(bgr, use_det=True, use_cls=False, use_rec=True, text_score=UNSURE)
-    known = [] if found.boxes is None else list(zip(found.boxes, found.txts, found.scores, strict=True))
-    boxes = [(_box(corners, size), words, float(score)) for corners, words, score in known]
-    lines = [Line(box, score) for box, words, score in boxes if plausible(words, box)]
+    read_as = zip(seen.boxes, found.txts or (), found.scores or ())
+    known = [(_box(corners, size), words, float(score)) for corners, words, score in read_as if score >= UNSURE]
+    lines = [Line(box, score) for box, words, score in known if plausible(words, box)]
     strange = [Line(_box(corners, size), float(score)) for corners, score in zip(seen.boxes, seen.scores, strict=True)]
     return lines + [one for one in strange if _is_strange(one, size, lines)]
+
+
+def _detected_and_read(bgr: np.ndarray) -> tuple[Any, Any]:
+    """What the engine detects and what it reads there, in the same order. Its own call drops boxes in which it reads nothing,
+    and those are what other scripts look like."""
+    reader = engine()
+    reader.update_params(use_det=True, use_cls=False, use_rec=True)  # flags stick from call to call
+    picture, record = reader.preprocess_img(bgr)
+    seen, _, found, _ = reader.run_ocr_steps(picture, record)
+    return seen, found
 
 
 def _is_strange(line: Line, size: tuple[int, ...], lines: Sequence[Line]) -> bool:
@@ -160,4 +168,4 @@ def _engine(thread: int) -> Any:
     )
 
 
-SIGNAL = Signal(COLUMNS, 1, "proxies", from_proxies=from_proxies)
+SIGNAL = Signal(COLUMNS, 2, "proxies", from_proxies=from_proxies)
