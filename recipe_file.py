@@ -111,9 +111,13 @@ def _override(data: dict[str, Any], text: str) -> None:
         place[parent] = dict(inner) if isinstance(inner, dict) else {}  # a copy: recipes may share what they extend
         place = place[parent]
     try:
-        place[last] = yaml.load(value, _Loader)
+        meant = yaml.load(value, _Loader)
     except yaml.YAMLError as error:
         raise RecipeError(f"--set {text}: the value is not YAML: {error}") from None
+    if meant is None and last in place:
+        del place[last]  # as in a recipe that extends another; a key that is not there is checked like any other
+    else:
+        place[last] = meant
 
 
 def suggest(word: str, known: Any) -> str:

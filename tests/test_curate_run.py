@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 import pytest
-from curate_runs import CURATE, command, curate, decoders, event, fill, kill, listening, parent, recipe, until
+from curate_runs import CURATE, UNITS, command, curate, decoders, event, fill, kill, listening, parent, recipe, until
 from curate_runs import below as processes_below
 from table_digest import digest
 
@@ -102,9 +102,7 @@ def test_a_new_threshold_selects_again_without_decoding(whole: tuple[Path, dict]
     assert changed["frames_decoded"] == 0
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 5.0  # of a core: other work may run beside
     assert changed["made"] == ["sets/video_256px", *(f"sets/{name}" for name in _children("video_256px")), "report"]
-    strict = load(
-        None, "demo", ("curate.unit_videos=4", "sets.video_256px.keep.motion.min=5.0"), workspace=str(whole[0])
-    )
+    strict = recipe(whole[0], small, "sets.video_256px.keep.motion.min=5.0")
     loose = Tables(recipe(whole[0], small)).ledger("video_256px")
     assert pc.sum(Tables(strict).ledger("video_256px")["kept"]).as_py() < pc.sum(loose["kept"]).as_py()
 
@@ -181,7 +179,7 @@ def test_too_much_lost_says_what_failed_first(whole: tuple[Path, dict], small: P
         "--set",
         "curate.max_loss=0.0",
     ]
-    done = subprocess.run([*command, "--set", "curate.unit_videos=4"], capture_output=True, text=True, cwd=small.parent)
+    done = subprocess.run([*command, *UNITS], capture_output=True, text=True, cwd=small.parent)
     assert done.returncode == 4 and "2 of 11 media files failed" in done.stderr and "empty.mp4" in done.stderr
 
 
@@ -262,6 +260,6 @@ def test_forgetting_is_honoured_at_once_and_collected(small: Path, tmp_path: Pat
     assert "still.mp4" not in [Path(path).name for path in after.read("videos")["path"].to_pylist()]
     assert clip not in after.ledger("base")["clip_id"].to_pylist()
     assert curate(workspace, small)["frames_decoded"] == 0
-    subprocess.run([*CURATE, "gc", "--yes", "--set", "curate.unit_videos=4", *plain], cwd=small.parent, check=True)
+    subprocess.run([*CURATE, "gc", "--yes", *UNITS, *plain], cwd=small.parent, check=True)
     assert all(clip not in path.read_bytes().decode("latin1") for path in workspace.rglob("proxies-*/*.parquet"))
     assert curate(workspace, small)["frames_decoded"] == 0

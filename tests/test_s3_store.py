@@ -16,7 +16,7 @@ import pytest
 from curate.tables import Tables
 from media import storage
 from pipelines import Recipe, load
-from tests.test_curate_run import CURATE
+from tests.curate_runs import CURATE, LEAN, UNITS
 
 FILES = ("pans.mp4", "pans.json", "still.mp4", "empty.mp4", "picture_temple.png")
 PLACES = ("path", "tag")  # columns that tell where a file lies and what its store calls its state
@@ -66,11 +66,11 @@ def curated(footage: str, workspace: str) -> dict[str, Any]:
     return next(event for event in events if event["what"] == "curated")
 
 
-UNIT = ("--set", "curate.unit_videos=4", "--set", "curate.max_loss=0.5")
+UNIT = (*UNITS, "--set", "curate.max_loss=0.5")
 
 
 def recipe(workspace: str) -> Recipe:
-    return load(None, "demo", ("curate.unit_videos=4", "curate.max_loss=0.5"), workspace=workspace)
+    return load(None, "demo", (*LEAN, "curate.max_loss=0.5"), workspace=workspace)
 
 
 @pytest.fixture(scope="module")
