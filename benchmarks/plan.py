@@ -1,7 +1,8 @@
 """`python -m benchmarks.plan`: what the plan of micro-batches wastes, beside a plain per-bucket sampler.
 
 A synthetic index of the size and mix of a video stage: pictures and clips of three lengths at 256px, aspects as in the
-wild, weights of concepts. Printed: how full micro-batches are, padding, samples that are never seen in an epoch, how
+wild, weights of concepts, captions of four variants from a few words to 256 tokens. Printed: how full micro-batches
+are, padding, samples that are never seen in an epoch, how
 unequal the work of 8 ranks is, and how long the first step and a late step take to plan. No GPU, no files.
 
 The peer is what most trainers do: a fixed batch size per bucket (as many as the budget holds), incomplete batches
@@ -22,10 +23,19 @@ import numpy as np
 from cache.buckets import Bucket, Size, nearest, staircase
 from model.flops import training_flops
 from model.sizes import SIZES
-from train.plan import Plan, Pool, samples_per_batch, share_out
+from pipelines import Stage
+from train.batch import text_of
+from train.plan import MicroBatch, Plan, Pool, Texts, samples_per_batch, share_out
 
 RANKS = 8
 TEXT = 64
+VARIANTS = (
+    18,
+    45,
+    90,
+    160,
+)  # tokens of a clip's captions in the median: a title, a sentence, a description, everything
+TEXT_STEPS = 20  # steps whose texts are counted
 ASPECTS = {16 / 9: 0.5, 4 / 3: 0.15, 9 / 16: 0.2, 1.0: 0.1, 21 / 9: 0.05}
 
 
@@ -79,12 +89,41 @@ def pool(size: Size, frames: int, fps: float | None, weights: np.ndarray, tokens
     bucket = Bucket(frames, size.height, size.width, fps)
     rows = np.arange(len(weights))
     cost = training_flops(SIZES["hunyuan-13b"], bucket.tokens(), TEXT)
+    names = np.array([f"{row:016x}" for row in rows], dtype="S16")
     return Pool(bucket.name, samples_per_batch(tokens, bucket.tokens()), cost, rows, rows // 500,
-                rows.astype("S16"), rows * 0, weights)  # fmt: skip
+                names, rows * 0, weights, texts(len(rows), frames))  # fmt: skip
+
+
+def texts(count: int, seed: int) -> Texts:
+    spread = np.random.default_rng([11, seed]).normal(0, 0.35, (count, len(VARIANTS)))
+    tokens = np.clip(np.array(VARIANTS) * np.exp(spread), 3, 256).astype(np.int64)
+    return Texts(tokens.reshape(-1), np.arange(count + 1) * len(VARIANTS))
+
+
+STAGE = Stage.model_validate({"feeds": [{"set": "s", "view": "v"}], "tokens": 1, "steps": 1, "lr": 1.0})
+
+
+def padded_text(plan: Plan) -> float:
+    """Share of the text tokens of some steps that is padding, with the stage's variants and dropped texts."""
+    pools = [{pool.bucket: pool for pool in feed} for feed in plan.feeds]
+    real = held = 0
+    for micro in (one for step in range(TEXT_STEPS) for one in plan.step(step)):
+        lengths = _lengths(pools[micro.feed][micro.bucket], micro)
+        real, held = real + sum(lengths), held + max(1, *lengths) * len(lengths)
+    return 1 - real / held
+
+
+def _lengths(pool: Pool, micro: MicroBatch) -> list[int]:
+    assert pool.texts is not None
+    tokens, ends = pool.texts
+    return [
+        text_of(STAGE)(micro.feed, micro.epoch, occurrence, clip, tick, tokens[ends[row] : ends[row + 1]])
+        for row, occurrence, clip, tick in zip(micro.rows, micro.occurrences, micro.clips, micro.ticks)
+    ]
 
 
 def of_plan(feeds: Sequence[Sequence[Pool]], chosen: argparse.Namespace) -> dict[str, float]:
-    plan = Plan(feeds, [0.4, 0.6], chosen.micro_batches, 0)
+    plan = Plan(feeds, [0.4, 0.6], chosen.micro_batches, 0, text_of=text_of(STAGE))
     fills, excess = [], []
     for step in range(chosen.steps):
         micro = plan.step(step)
@@ -94,6 +133,7 @@ def of_plan(feeds: Sequence[Sequence[Pool]], chosen: argparse.Namespace) -> dict
     return {
         "token budget filled, mean": float(np.mean(fills)),
         "padded video tokens": 0.0,
+        "padded text tokens": padded_text(plan),
         "samples left out of an epoch": left_out(plan),
         "FLOP imbalance of the ranks, mean": float(np.mean(excess)),
         "FLOP imbalance of the ranks, p95": float(np.percentile(excess, 95)),
@@ -129,6 +169,7 @@ def of_peer(feeds: Sequence[Sequence[Pool]], chosen: argparse.Namespace) -> dict
     return {
         "token budget filled, mean": float(np.mean(fills)),
         "padded video tokens": 0.0,
+        "padded text tokens": padded_text(Plan(feeds, [0.4, 0.6], chosen.micro_batches, 0)),
         "samples left out of an epoch": dropped,
         "FLOP imbalance of the ranks, mean": float(np.mean(excess)),
         "FLOP imbalance of the ranks, p95": float(np.percentile(excess, 95)),
@@ -142,9 +183,9 @@ def imbalance(loads: Sequence[float]) -> float:
 
 def speed(chosen: argparse.Namespace) -> dict[str, float]:
     """Planning a million samples: the first step of a fresh process, and the first after a resume in epoch 3."""
-    big, found = [pools_of_million()], {}
+    big, found, sort = [pools_of_million()], {}, text_of(STAGE)
     for name, step in (("first step", 0), ("resumed in epoch 3", 4_000_000 // big[0][0].batch // chosen.micro_batches)):
-        plan = Plan(big, [1.0], chosen.micro_batches, 0)
+        plan = Plan(big, [1.0], chosen.micro_batches, 0, text_of=sort)
         started = time.perf_counter()
         plan.step(step)
         found[name] = time.perf_counter() - started

@@ -53,6 +53,7 @@ class TextWriter:
         self._dtype, self._load, self._encoder = getattr(torch, settings["dtype"]), load, None
         self._own_images = bool(settings["encoder"].get("image_template"))  # an image's states are not a clip's
         self._stored: dict[str, Stored] = {}
+        self._lengths: dict[str, int] = {}
         self._recent: OrderedDict[str, TextStates] = OrderedDict()
         self.counts = TextCounts()
         for bucket in tables.buckets(folder):
@@ -72,10 +73,11 @@ class TextWriter:
             if places is None:
                 places, written = self._write(bucket, tar, samples), written + 1
             rows += [one | place._asdict() | {"tar": tar} for one, place in zip(samples, places, strict=True)]
+        self._remember(bucket, rows)
+        rows = [row | {"lengths": [self._length(one) for one in row["captions"]]} for row in rows]
         table = pa.Table.from_pylist(rows, schema=tables.TEXT_INDEX)
         if rows != old or not old:
             tables.write_table(tables.text_index_path(self.folder, bucket, self.made_by), table)
-        self._remember(bucket, rows)
         return written
 
     def _index(self, bucket: str) -> pa.Table:
@@ -133,6 +135,7 @@ class TextWriter:
             batch = missing[start : start + BATCH]
             found |= dict(zip(batch, self._encode([texts[one] for one in batch], image), strict=True))
         self._recent.update((one, found[one]) for one in missing)
+        self._lengths.update((one, len(states.states)) for one, states in found.items())
         while len(self._recent) > RECENT:
             self._recent.popitem(last=False)
         self.counts = TextCounts(self.counts.computed + len(missing), self.counts.copied + len(wanted) - len(missing))
@@ -146,6 +149,15 @@ class TextWriter:
         place = self._stored.get(caption)
         return None if place is None else _load(place)
 
+    def _length(self, caption: str) -> int:
+        """Tokens of its states. They are read for it only where an index of an older form did not say."""
+        if caption not in self._lengths:
+            known = self._known(caption)
+            if known is None:
+                raise CacheError(f"{self.folder}: states of a caption are gone while they were indexed; run this again")
+            self._lengths[caption] = len(known.states)
+        return self._lengths[caption]
+
     def _encode(self, texts: list[str], image: bool) -> list[TextStates]:
         if self._encoder is None:
             self._encoder = self._load()
@@ -156,6 +168,7 @@ class TextWriter:
             path = storage.join(self.folder, bucket, row["tar"])
             for slot, one in enumerate(dict.fromkeys(row["captions"])):
                 self._stored[one] = Stored(path, row["offset"], row["bytes"], row["xxh3"], slot)
+            self._lengths.update(zip(row["captions"], row.get("lengths") or ()))
 
 
 def caption_hash(text: str, image: bool = False) -> str:

@@ -37,8 +37,11 @@ INDEX = pa.schema(
     {"clip_id": _text, "start_tick": _tick, "shard": pa.int32(), "offset": _size, "bytes": _size}
     | {"xxh3": pa.uint64(), "key": _text}
 )
-# tar: the file's name; captions: one hash per variant, equal texts have equal hashes.
-TEXT_INDEX = pa.schema({**{field.name: field.type for field in INDEX}, "tar": _text, "captions": pa.list_(_text)})
+# tar: the file's name; captions: one hash per variant, equal texts have equal hashes; lengths: their states, tokens.
+TEXT_INDEX = pa.schema(
+    {**{field.name: field.type for field in INDEX}, "tar": _text}
+    | {"captions": pa.list_(_text), "lengths": pa.list_(pa.int32())}
+)
 FAILED = pa.schema({"key": _text, "clip_id": _text, "start_tick": _tick, "shard": pa.int32(), "reason": _text})
 VIEW = pa.schema({"clip_id": _text, "start_tick": _tick, "bucket": _text, "reason": _text})
 

@@ -25,6 +25,7 @@ import torch
 
 from cache import batches, gather, order, texts
 from cache import index as tables
+from cache.columns import whole
 from cache.fingerprint import CacheError, NoCache, cache_folder, differences, latent_settings, text_settings
 from cache.maps import Maps
 from cache.members import unpack
@@ -183,6 +184,11 @@ class LatentCache:
     def index(self, bucket: str) -> pa.Table:
         """clip_id, start_tick, shard, offset, bytes, xxh3, key: one row per sample, in the order of the shards."""
         return self.rows(bucket).table
+
+    def text_lengths(self, bucket: str) -> pa.Array:
+        """Tokens of the text states of each sample's caption variants: lists, in the order of index(bucket)."""
+        path = tables.text_index_path(self.folder, bucket, self.text)
+        return whole(tables.read_columns(path, ["lengths"])["lengths"])
 
     def read(self, bucket: str, rows: Sequence[int]) -> list[Sample]:
         """Samples of these rows, in this order. Raises CacheError, naming the sample, rather than give wrong data."""

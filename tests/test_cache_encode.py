@@ -134,6 +134,26 @@ def test_new_clips_go_to_new_shards_and_old_ones_stay(tmp_path: Path, files: lis
     assert sum(len(open_cache(chosen).index(bucket)) for bucket in open_cache(chosen).buckets) == 10
 
 
+def test_the_index_knows_how_long_the_states_of_each_caption_are(chosen: Recipe) -> None:
+    run(chosen)
+    cache = open_cache(chosen)
+    for bucket in cache.buckets:
+        lengths = cache.text_lengths(bucket).to_pylist()
+        samples = cache.read(bucket, range(len(lengths)))
+        assert lengths == [[len(text.states) for text in one.texts] for one in samples]
+
+
+def test_an_index_of_texts_that_is_lost_or_of_an_older_form_is_made_again_from_the_tars(chosen: Recipe) -> None:
+    run(chosen)
+    cache = open_cache(chosen)
+    paths = [tables.text_index_path(cache.folder, bucket, cache.text) for bucket in cache.buckets]
+    before = [tables.read_table(path, tables.TEXT_INDEX) for path in paths]
+    tables.write_table(paths[0], before[0].drop_columns(["lengths"]))
+    Path(paths[1]).unlink()
+    run(chosen)
+    assert [tables.read_table(path, tables.TEXT_INDEX) for path in paths] == before
+
+
 def test_new_captions_make_new_text_tars_and_no_latents(chosen: Recipe, files: list[dict[str, Any]]) -> None:
     folder = run(chosen).folder
     before = ws.shard_bytes(folder)

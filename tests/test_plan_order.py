@@ -26,7 +26,7 @@ def epoch_batches(plan, feed, epoch):
 
 def two_feeds(**options):
     feeds = [[pool("a", 33, 4), pool("b", 7, 3)], [pool("c", 50, 2, np.linspace(0.1, 3.1, 50))]]
-    return Plan(feeds, [0.6, 0.4], **{"micro_batches": 6, "seed": 3} | options)
+    return Plan(feeds, [0.6, 0.4], **{"micro_batches": 6, "seed": 3} | options)  # type: ignore[arg-type]
 
 
 def test_every_draw_of_an_epoch_comes_once_and_none_is_left_out():
@@ -113,6 +113,52 @@ def test_every_step_holds_every_feed_in_the_ratio():
     assert ordinals == [plan.micro_batch(0, i) for i in range(180)]
     with pytest.raises(ValueError, match="multiple of 5, got 6"):
         two_feeds(mix="every_step")
+
+
+def texts_of(count, seed=0, variants=3):
+    lengths = np.random.default_rng(seed).integers(4, 200, (count, variants))
+    return lengths, plans.Texts(lengths.reshape(-1), np.arange(count + 1) * variants)
+
+
+def of_draw(feed, epoch, occurrence, clip, tick, lengths):
+    """A variant that the draw's own name decides about; some texts are dropped."""
+    number = int(clip, 16) + 7 * occurrence + 13 * epoch
+    return 0 if number % 11 == 0 else int(lengths[number % len(lengths)])
+
+
+def with_texts(count=1000, batch=8, seed=3, text_of=of_draw):
+    weights = np.random.default_rng(1).gamma(4.0, 0.25, count)
+    feed = [pool("a", count, batch, weights)._replace(texts=texts_of(count)[1])]
+    return Plan([feed], [1.0], 4, seed, text_of=text_of), texts_of(count)[0]
+
+
+def padding(batches, lengths):
+    """Share of the text tokens of padded micro-batches that are padding."""
+    rows = [
+        [of_draw(0, b.epoch, o, c, 0, lengths[r]) for r, o, c in zip(b.rows, b.occurrences, b.clips)] for b in batches
+    ]
+    return 1 - sum(map(sum, rows)) / sum(max(1, *one) * len(one) for one in rows)
+
+
+def test_samples_of_similar_texts_share_a_micro_batch_and_none_is_lost():
+    (sorted_plan, lengths), (plain, _) = with_texts(), with_texts(text_of=None)
+    for epoch in range(2):
+        mine, other = (epoch_batches(one, 0, epoch) for one in (sorted_plan, plain))
+        assert Counter(len(b.rows) for b in mine) == Counter(len(b.rows) for b in other)
+        held = [sorted((r, o) for b in one for r, o in zip(b.rows, b.occurrences)) for one in (mine, other)]
+        assert held[0] == held[1]
+        assert padding(mine, lengths) < 0.03 < 0.4 < padding(other, lengths)
+
+
+def test_sorted_micro_batches_are_a_function_of_the_step_and_come_in_no_order_of_length():
+    forward = [with_texts()[0].step(i) for i in range(80)]
+    plan, lengths = with_texts()
+    assert [plan.step(i) for i in reversed(range(80))] == forward[::-1]
+    batches = epoch_batches(plan, 0, 0)
+    longest = [max(of_draw(0, 0, o, c, 0, lengths[r]) for r, o, c in zip(b.rows, b.occurrences, b.clips))
+               for b in batches]  # fmt: skip
+    assert abs(np.corrcoef(longest[:-1], longest[1:])[0, 1]) < 0.25  # in sorted stretches it would be 0.97
+    assert with_texts(seed=4)[0].step(0) != forward[0]
 
 
 def test_ranks_share_out_every_micro_batch_evenly():

@@ -100,7 +100,9 @@ def _bucket(chosen: Recipe, view: str, bucket: Bucket, clips: Sequence[Clip], pe
             for clip in some:
                 tar.add(clip.clip_id, _texts(clip.caption))
         extra = {"tar": text_tar, "captions": ["", ""]}
-        states += [_row(clip, shard, place) | extra for clip, place in zip(some, tar.places)]
+        for clip, place in zip(some, tar.places):
+            lengths = [len(one.states) for one in BytesText().encode(_captions(clip.caption))]
+            states.append(_row(clip, shard, place) | extra | {"lengths": lengths})
     tables.write_table(tables.index_path(folder, bucket.name), pa.Table.from_pylist(latents, tables.INDEX))
     path = tables.text_index_path(folder, bucket.name, made_by)
     tables.write_table(path, pa.Table.from_pylist(states, tables.TEXT_INDEX))
@@ -119,8 +121,12 @@ def _conditions(chosen: Recipe, clip: Clip) -> dict[str, torch.Tensor]:
     return {"first_frame": codec.encode(first)[0], "noised_first_frame": codec.encode(noised), "sigmas": sigmas}
 
 
+def _captions(caption: str) -> list[str]:
+    return [caption, f"{caption} on grey"]
+
+
 def _texts(caption: str) -> bytes:
-    variants = BytesText().encode([caption, f"{caption} on grey"])
+    variants = BytesText().encode(_captions(caption))
     states = torch.cat([one.states for one in variants]).to(torch.bfloat16)
     pooled = torch.stack([one.pooled for one in variants]).to(torch.bfloat16)
     lengths = ",".join(str(len(one.states)) for one in variants)

@@ -133,7 +133,14 @@ def _run(
     model = stages.build(stages.size_of(recipe), stages.widths_of(cache.settings), stage.seed).to(world.device)
     weights = Weights(model, fixed_stage)
     shares = [feed.share for feed in stage.feeds]
-    plan = Plan([feed.train for feed in feeds], shares, stage.micro_batches, stage.seed, stage.mix)
+    plan = Plan(
+        [feed.train for feed in feeds],
+        shares,
+        stage.micro_batches,
+        stage.seed,
+        stage.mix,
+        text_of=batches.text_of(stage),
+    )
     found = []
     with closing(read_ahead(partial(batches.load, cache, stage), plan.step, 0, stage.steps, workers, cache)) as loaded:
         for step, held in enumerate(loaded):

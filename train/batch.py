@@ -17,8 +17,8 @@ from model.text import TextStates
 from pipelines import Image2Video, Stage
 from train import conditions
 from train.conditions import Given
-from train.draws import Draw, draw
-from train.plan import MicroBatch
+from train.draws import Draw, caption, draw
+from train.plan import Ints, MicroBatch, TextOf
 
 
 @lru_cache
@@ -64,6 +64,16 @@ def load(cache: LatentCache, stage: Stage, micro: MicroBatch) -> Batch:
 
 def _name(stage: Stage, micro: MicroBatch, i: int) -> tuple[str | int, ...]:
     return (stage.seed, micro.feed, micro.epoch, micro.occurrences[i], micro.clips[i], micro.ticks[i])
+
+
+def text_of(stage: Stage) -> TextOf:
+    """How many tokens the text has that `load` will give to a draw."""
+
+    def tokens(feed: int, epoch: int, occurrence: int, clip: str, tick: int, lengths: Ints) -> int:
+        variant, dropped = caption(len(lengths), stage.text_dropout, stage.seed, feed, epoch, occurrence, clip, tick)
+        return 0 if dropped else int(lengths[variant])
+
+    return tokens
 
 
 def _draw(stage: Stage, bucket: str, rule: Image2Video | None, sample: Sample, name: tuple[str | int, ...]) -> Draw:

@@ -14,7 +14,7 @@ from cache.buckets import Bucket
 from cache.fingerprint import CacheError
 from cache.read import LatentCache
 from pipelines import Feed, RecipeError, Stage
-from train.plan import Pool, samples_per_batch
+from train.plan import Pool, Texts, samples_per_batch
 
 SPLITS = ("train", "val")
 ID_BYTES = 16  # a clip id is 16 hex digits
@@ -43,8 +43,8 @@ def feed_pools(cache: LatentCache, feed: Feed, tokens: int, cost: Callable[[Buck
         batch = samples_per_batch(tokens, shape.tokens())
         for split, pools in ((SPLITS[0], train), (SPLITS[1], val)):
             mine = rows.filter(pc.equal(rows["split"], split))
-            pools += [_pool(bucket, batch, cost(shape), mine)] if len(mine) else []
-        summary[bucket] = _summary(rows)
+            pools += [_pool(bucket, batch, cost(shape), mine, _texts(cache, bucket, mine))] if len(mine) else []
+        summary[bucket] = _summary(rows, _texts(cache, bucket, rows))
     if not train:
         raise RecipeError(f"{name}: no clip to train on: {_why(cache, feed)}")
     return FeedPools(name, tuple(train), tuple(val), summary)
@@ -99,11 +99,21 @@ def _rows(cache: LatentCache, bucket: str, wanted: pa.Table) -> pa.Table:
     return rows
 
 
-def _pool(bucket: str, batch: int, cost: float, rows: pa.Table) -> Pool:
+def _texts(cache: LatentCache, bucket: str, rows: pa.Table) -> Texts:
+    """Tokens of the caption variants of these rows of a bucket."""
+    chosen = cache.text_lengths(bucket).take(pa.array(rows["row"].to_numpy()))
+    counts = pc.list_value_length(chosen).to_numpy(zero_copy_only=False)
+    if chosen.null_count or not counts.all():
+        raise CacheError(f"{bucket}: the index of text states has no lengths, run `python -m cache.encode_latents`")
+    tokens = chosen.flatten().to_numpy().astype(np.int64)
+    return Texts(tokens, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
+
+
+def _pool(bucket: str, batch: int, cost: float, rows: pa.Table, texts: Texts) -> Pool:
     return Pool(
         bucket=bucket, batch=batch, cost=cost, rows=rows["row"].to_numpy(),
         shards=rows["shard"].to_numpy().astype(np.int64), clips=_ids(rows["clip_id"]),
-        ticks=rows["start_tick"].to_numpy(), weights=rows["weight"].to_numpy(),
+        ticks=rows["start_tick"].to_numpy(), weights=rows["weight"].to_numpy(), texts=texts,
     )  # fmt: skip
 
 
@@ -113,11 +123,14 @@ def _ids(clips: pa.ChunkedArray) -> np.ndarray:
     return np.frombuffer(fixed.buffers()[1], dtype=f"S{ID_BYTES}")[fixed.offset : fixed.offset + len(fixed)]
 
 
-def _summary(rows: pa.Table) -> dict[str, Any]:
-    """Counts and a digest of everything the plan and the losses depend on: ids, places, weights, splits, bytes."""
+def _summary(rows: pa.Table, texts: Texts) -> dict[str, Any]:
+    """Counts and a digest of everything the plan and the losses depend on: ids, places, weights, splits, bytes, lengths of
+    texts."""
     digest = hashlib.sha256()
     for column in ("row", "shard", "start_tick", "xxh3", "weight"):
         digest.update(np.ascontiguousarray(rows[column].to_numpy()).tobytes())
+    for part in texts:
+        digest.update(part.tobytes())
     for column in ("clip_id", "split"):
         digest.update("\n".join(rows[column].to_pylist()).encode())
     counts = {split: pc.sum(pc.equal(rows["split"], split)).as_py() or 0 for split in SPLITS}

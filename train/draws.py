@@ -36,12 +36,19 @@ def normal(shape: tuple[int, ...], *name: str | int) -> Tensor:
     return torch.from_numpy(generator(*name).standard_normal(shape, dtype=np.float32))
 
 
+def caption(variants: int, text_dropout: float, *name: str | int) -> tuple[int, bool]:
+    """Which of its captions a sample is given, and whether its text is dropped."""
+    variant = int(generator(*name, "variant").integers(variants))
+    return variant, bool(generator(*name, "dropout").random() < text_dropout)
+
+
 def draw(shape: tuple[int, ...], variants: int, tokens: int, rule: Flow, text_dropout: float, *name: str | int) -> Draw:
     """The draw of one sample. tokens: of its bucket, which the shift may depend on."""
     u = torch.tensor(generator(*name, "t").random(), dtype=torch.float64).clamp(2**-53, 1 - 2**-53)
+    variant, dropped = caption(variants, text_dropout, *name)
     return Draw(
         t=float(flow.times(u, rule, tokens)),
-        variant=int(generator(*name, "variant").integers(variants)),
-        text_dropped=bool(generator(*name, "dropout").random() < text_dropout),
+        variant=variant,
+        text_dropped=dropped,
         noise=normal(shape, *name, "noise"),
     )

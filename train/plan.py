@@ -10,7 +10,7 @@ of that feed's epochs 0, 1, 2, ... Every rank derives the same list; the step's 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from math import lcm
 from typing import NamedTuple
@@ -20,16 +20,21 @@ from numpy.typing import NDArray
 
 WINDOW_SHARDS = 8  # shards that are shuffled together; a reader holds about two such windows of each bucket
 GOLDEN = 0.6180339887498949  # successive multiples of it, modulo 1, fill [0, 1) evenly
+ALIKE_SAMPLES = 1024  # neighbours in an epoch that are put together by length of text (benchmarks.plan)
+ALIKE_BATCHES = 32  # at least as many micro-batches of them
 KEPT_EPOCHS = 2  # per feed: the one at hand and its neighbour
 
 Ints = NDArray[np.int64]
+# (feed, epoch, occurrence, clip, start tick, tokens of each caption variant) -> tokens of the text that the draw is given
+TextOf = Callable[[int, int, int, str, int, Ints], int]
 
 
 class Pool(NamedTuple):
     """The samples of one feed in one bucket, in index order.
 
     batch: samples per micro-batch; cost: FLOPs of one sample (any unit); rows (N,) of the bucket's index; shards (N,)
-    they lie in; clips (N,) ids as bytes; ticks (N,) start ticks; weights (N,) >= 0, mean draws per epoch.
+    they lie in; clips (N,) ids as bytes; ticks (N,) start ticks; weights (N,) >= 0, mean draws per epoch; texts: tokens
+    of each sample's caption variants, None if nobody knows.
     """
 
     bucket: str
@@ -40,6 +45,14 @@ class Pool(NamedTuple):
     clips: NDArray[np.bytes_]
     ticks: Ints
     weights: NDArray[np.float64]
+    texts: Texts | None = None
+
+
+class Texts(NamedTuple):
+    """Sample i has captions of tokens[ends[i] : ends[i + 1]]."""
+
+    tokens: Ints
+    ends: Ints
 
 
 class MicroBatch(NamedTuple):
@@ -71,14 +84,15 @@ def samples_per_batch(tokens: int, bucket_tokens: int) -> int:
 
 
 class Plan:
-    """feeds: the pools of each feed; shares: of the micro-batches, per feed; mix as in pipelines.Stage.
+    """feeds: the pools of each feed; shares: of the micro-batches, per feed; mix as in pipelines.Stage; text_of: how
+    long a draw's text is; samples of similar ones then share a micro-batch.
 
     Raises ValueError for a feed without draws, and for mix `every_step` when the shares do not divide a step.
     """
 
     def __init__(
         self, feeds: Sequence[Sequence[Pool]], shares: Sequence[float], micro_batches: int, seed: int,
-        mix: str = "share", window: int = WINDOW_SHARDS,
+        mix: str = "share", window: int = WINDOW_SHARDS, text_of: TextOf | None = None,
     ) -> None:  # fmt: skip
         for index, pools in enumerate(feeds):
             if not sum(float(pool.weights.sum()) for pool in pools) > 0:
@@ -88,6 +102,8 @@ class Plan:
         self.per_step = counts_per_step(shares, micro_batches) if mix == "every_step" else None
         self._ends: list[list[int]] = [[] for _ in feeds]  # micro-batches of a feed up to the end of epoch e
         self._epochs: dict[tuple[int, int], Epoch] = {}
+        self._text_of = text_of
+        self._sorted: dict[tuple[int, int, int, int], Ints] = {}
 
     def step(self, index: int) -> tuple[MicroBatch, ...]:
         """The micro-batches of step `index` (from 0), in order."""
@@ -104,7 +120,7 @@ class Plan:
         found = self._epoch(feed, epoch)
         which, start = int(found.pools[inside]), int(found.starts[inside])
         pool = self.feeds[feed][which]
-        chosen = slice(start, start + pool.batch)
+        chosen = self._alike(feed, epoch, which, start)
         positions = found.positions[which][chosen]
         return MicroBatch(
             feed=feed, bucket=pool.bucket, epoch=epoch, rows=tuple(pool.rows[positions].tolist()),
@@ -113,6 +129,37 @@ class Plan:
             ticks=tuple(pool.ticks[positions].tolist()),
             shards=tuple(sorted(set(pool.shards[positions].tolist()))), cost=pool.cost * len(positions),
         )  # fmt: skip
+
+    def _alike(self, feed: int, epoch: int, which: int, start: int) -> Ints:
+        """Which draws of a pool the micro-batch at `start` holds: of a stretch of neighbours, some of similar texts."""
+        pool = self.feeds[feed][which]
+        batches_together = max(ALIKE_BATCHES, ALIKE_SAMPLES // pool.batch)
+        stretch, inside = divmod(start, batches_together * pool.batch)
+        if pool.batch == 1 or pool.texts is None or self._text_of is None:
+            return np.arange(start, min(start + pool.batch, len(self._epoch(feed, epoch).positions[which])))
+        key = (feed, epoch, which, stretch)
+        if key not in self._sorted:
+            self._sorted[key] = self._stretch(key, stretch * batches_together * pool.batch, batches_together)
+        return self._sorted[key][inside : inside + pool.batch]
+
+    def _stretch(self, key: tuple[int, int, int, int], first: int, together: int) -> Ints:
+        """Draws from `first` on, sorted by length of text and cut into micro-batches, which then change places: long
+        texts come at no set time. What is too few for a micro-batch at the end of an epoch stays there."""
+        feed, epoch, which, _ = key
+        pool, found = self.feeds[feed][which], self._epoch(feed, epoch)
+        there = slice(first, first + together * pool.batch)
+        at, nth = found.positions[which][there].tolist(), found.occurrences[which][there].tolist()
+        assert pool.texts is not None and self._text_of is not None
+        (tokens, ends), clips, ticks = pool.texts, pool.clips[at].tolist(), pool.ticks[at].tolist()
+        lengths = [
+            self._text_of(feed, epoch, occurrence, clip.decode(), tick, tokens[ends[i] : ends[i + 1]])
+            for i, occurrence, clip, tick in zip(at, nth, clips, ticks)
+        ]
+        order = first + np.argsort(lengths, kind="stable")
+        whole = len(order) // pool.batch
+        places = self._generator(feed, epoch, 2, *key[2:]).permutation(whole)
+        head, rest = np.split(order, [whole * pool.batch])
+        return np.concatenate([head.reshape(whole, pool.batch)[places].reshape(-1), rest])
 
     def locate(self, feed: int, ordinal: int) -> tuple[int, int]:
         """(epoch, micro-batch inside it) of a feed's micro-batch."""
@@ -123,8 +170,8 @@ class Plan:
         epoch = bisect_right(ends, ordinal)
         return epoch, ordinal - (ends[epoch - 1] if epoch else 0)
 
-    def _generator(self, feed: int, epoch: int, purpose: int) -> np.random.Generator:
-        seeds = np.random.SeedSequence([self.seed % 2**64, feed, epoch, purpose])
+    def _generator(self, feed: int, epoch: int, *purpose: int) -> np.random.Generator:
+        seeds = np.random.SeedSequence([self.seed % 2**64, feed, epoch, *purpose])
         return np.random.Generator(np.random.Philox(seeds))
 
     def _counts(self, feed: int, epoch: int) -> list[Ints]:
@@ -140,6 +187,7 @@ class Plan:
         if key not in self._epochs:
             for old in sorted(kept for kept in self._epochs if kept[0] == feed)[: 1 - KEPT_EPOCHS]:
                 del self._epochs[old]
+                self._sorted = {one: order for one, order in self._sorted.items() if one[:2] != old}
             counts = self._counts(feed, epoch)
             self._epochs[key] = arranged(self.feeds[feed], counts, self._generator(feed, epoch, 1), self.window)
         return self._epochs[key]
