@@ -20,6 +20,7 @@ SMOOTH_PX = 1.0  # deviation of the window that votes
 CLOSE_PX, FILL = 7, 0.01  # gaps as narrow as that, and holes up to that share of the picture, belong to the thing
 REACH_PX = 4  # of the picture shrunk to a quarter: how far a thing is looked for
 PATCH_PX = 7  # of the picture shrunk to a quarter: side of what is compared
+ODD_GREY, RIDGE = 8.0, 0.5  # of the step between px: grey levels off at which a px counts half; what holds it where nothing is seen
 MOST_GREY = 40  # differences beyond that count no more
 
 
@@ -31,7 +32,9 @@ def _nearest_first(low: int, high: int) -> list[tuple[int, int]]:
 
 SHIFTS, NEXT = _nearest_first(0, 2 * REACH_PX), _nearest_first(-1, 1)
 NEAR, FAR = (cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (px, px)) for px in (5, 13))
+CROSS, BESIDE = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3)), np.ones((3, 3), np.uint8)
 WEAKER = 0.35
+HALF = 0.5
 AROUND = np.ones((13, 13), np.uint8)
 
 
@@ -45,7 +48,14 @@ def thing_mask(luma: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.nd
     sure, likely = (_voted(least, doubt, floor, part) for part in (1.0, WEAKER))
     near = cv2.morphologyEx(sure, cv2.MORPH_CLOSE, FAR)
     told = cv2.bitwise_or(sure, cv2.bitwise_and(likely, near))
-    return _filled(cv2.morphologyEx(told, cv2.MORPH_CLOSE, NEAR)).view(bool)
+    return _trimmed(_filled(cv2.morphologyEx(told, cv2.MORPH_CLOSE, NEAR)), least).view(bool)
+
+
+def _trimmed(mask: np.ndarray, least: np.ndarray) -> np.ndarray:
+    """Without the px of the outline that hold more ground than thing: those that show less than a part of the change beside them."""
+    inner = cv2.erode(mask, CROSS, borderType=cv2.BORDER_REPLICATE)
+    held = cv2.compare(least, cv2.convertScaleAbs(cv2.dilate(least, BESIDE), alpha=HALF), cv2.CMP_GE)
+    return cv2.bitwise_or(inner, cv2.bitwise_and(mask, held))
 
 
 def _voted(least: np.ndarray, doubt: np.ndarray, floor: float, part: float) -> np.ndarray:
@@ -85,6 +95,7 @@ def thing_flow(luma: np.ndarray, after: np.ndarray, mask: np.ndarray) -> np.ndar
     box = np.s_[2 * y : 2 * (y + tall), 2 * x : 2 * (x + wide)]
     shifts = 2 * cv2.resize(rough, (2 * wide, 2 * tall), interpolation=cv2.INTER_NEAREST)
     shifts = _refined(shifts, luma_2[box], after_2, mask_2[box], (2 * x, 2 * y))
+    shifts = _between(shifts, luma_2[box], after_2, mask_2[box], (2 * x, 2 * y))
     shifts[np.abs(shifts).max(axis=2) >= 2 * REACH_PX] = np.nan
     found = np.full((*luma_2.shape, 2), np.nan, np.float32)
     found[box] = 2 * shifts
@@ -111,6 +122,21 @@ def _refined(
     there = (y + rows) * padded.shape[1] + x + columns
     views = [padded.ravel()[there + (b * padded.shape[1] + a)] for a, b in NEXT]
     return _smoothed(shifts + _best(luma, views, mask, 2 * PATCH_PX + 1, NEXT))
+
+
+def _between(
+    shifts: np.ndarray, luma: np.ndarray, after: np.ndarray, mask: np.ndarray, corner: tuple[int, int]
+) -> np.ndarray:
+    """The shifts, moved by up to 1 px to where the things around each px fit best: one step of Lucas and Kanade."""
+    columns, rows = np.meshgrid(*(np.arange(n, dtype=np.float32) + c for n, c in zip(luma.shape[::-1], corner)))
+    there = cv2.remap(after, columns + shifts[..., 0], rows + shifts[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    off = cv2.subtract(there, luma, dtype=cv2.CV_32F)
+    weight = (mask > 0) / (1 + np.square(off / ODD_GREY))
+    x, y = (cv2.Sobel(luma, cv2.CV_32F, *way, scale=1 / 8) for way in ((1, 0), (0, 1)))
+    xx, xy, yy, xt, yt = (cv2.blur((a * b * weight).astype(np.float32), (PATCH_PX, PATCH_PX)) for a, b in ((x, x), (x, y), (y, y), (x, off), (y, off)))
+    xx, yy = xx + RIDGE, yy + RIDGE
+    step = np.stack([xy * yt - yy * xt, xy * xt - xx * yt], axis=-1) / (xx * yy - xy * xy)[..., None]
+    return shifts + step / np.maximum(1, np.hypot(step[..., 0], step[..., 1]))[..., None]
 
 
 def _best(

@@ -18,7 +18,9 @@ LOOK_PX = 3  # of the halved picture: step of the points at which the pictures a
 LOOKS = 2  # rounds of that
 LEAST_GREY = 1.5  # grey levels of difference at which a point counts half, at least
 FARTHEST_PX = 1.5  # by which a round may shift the middle of the picture; more is a failure
-BETTER = 1.03  # standing still is taken unless it fits worse by this factor
+VOTE_PX = 1.5  # of the halved picture: deviation of the window in which rest and motion are compared
+BETTER, OF_NOISE = 1.25, 0.5  # a px votes where one fits better by this factor and by that share of the noise
+MAJORITY, LEAST_VOTES = 2.0, 0.02  # the picture moves if so many times more px say so, and that share of all more
 AS_GOOD = 1.15  # a fit that began at a guess is believed unless it fits worse than that of the guess's own pictures by this factor
 
 
@@ -44,9 +46,23 @@ class Ground:
         return values if misfit <= AS_GOOD * least else None
 
     def _or_still(self, found: np.ndarray, now: np.ndarray) -> tuple[np.ndarray, float]:
+        if self._moves(found, now):
+            return found * 2, self._misfit(found, now)
         still = np.zeros_like(found)
-        at_rest, moved = self._misfit(still, now), self._misfit(found, now)
-        return (still, at_rest) if at_rest <= BETTER * moved else (found * 2, moved)
+        return still, self._misfit(still, now)
+
+    def _moves(self, found: np.ndarray, now: np.ndarray) -> bool:
+        """Whether more of the picture follows the motion found than rests. Things that move may follow it in part, and where the
+        ground is plain they are all there is to see; but then as many of them fit worse. Smoothed before: a picture looked up
+        between its px has less noise, and would fit better for that alone."""
+        moved = _smoothed(_looked_up(now, found, 1, now.shape))
+        at_rest, in_motion = cv2.absdiff(self._calm, _smoothed(now)), cv2.absdiff(self._calm, moved)
+        noise = 0.5 + OF_NOISE * _median(cv2.min(at_rest, in_motion).ravel())
+        for_motion, for_rest = (
+            cv2.countNonZero((cv2.scaleAdd(one.astype(np.float32), -BETTER, other.astype(np.float32)) > noise).view(np.uint8))
+            for one, other in ((in_motion, at_rest), (at_rest, in_motion))
+        )
+        return for_motion > MAJORITY * for_rest + LEAST_VOTES * now.size
 
     def _by_flow(self, flow: np.ndarray) -> np.ndarray:
         """By reweighted squares, textured points first."""
@@ -78,6 +94,10 @@ class Ground:
     def _moved(self, values: np.ndarray, after: np.ndarray) -> np.ndarray:
         """uint8 (h, w): the second picture, moved back, at every LOOK_PX-th px."""
         return _looked_up(after, values, LOOK_PX, self._some.shape)
+
+    @cached_property
+    def _calm(self) -> np.ndarray:
+        return _smoothed(self.halved)
 
     @cached_property
     def _texture(self) -> np.ndarray:
@@ -119,6 +139,10 @@ def _looked_up(picture: np.ndarray, values: np.ndarray, step: int, shape: tuple[
 
 def halved(picture: np.ndarray) -> np.ndarray:
     return cv2.resize(picture, (picture.shape[1] // 2, picture.shape[0] // 2), interpolation=cv2.INTER_AREA)
+
+
+def _smoothed(picture: np.ndarray) -> np.ndarray:
+    return cv2.GaussianBlur(picture, (0, 0), VOTE_PX)
 
 
 def length(x: np.ndarray, y: np.ndarray) -> np.ndarray:
