@@ -20,7 +20,8 @@ import pyarrow as pa
 from curate.signals.borders import bars
 from curate.signals.flow import PAIR_S, FlowPair, FlowPairs
 from curate.signals.kinds import Clip, Record, Scores, Seen, Signal, mean
-from curate.signals.things import thing_flow, thing_mask
+from curate.signals.thing_flow import thing_flow
+from curate.signals.things import thing_mask
 from curate.signals.whole import Ground, affine_flow, length, moved_back
 
 REST_S = 0.1  # five pairs a second say as much of a clip as ten, at half the cost
@@ -100,10 +101,11 @@ def motion_field(dense: np.ndarray, before: np.ndarray, after: np.ndarray, earli
     values, misfit = ground.motion(dense, after)
     flow, stabilised = affine_flow(values, *before.shape), moved_back(after, values)
     other = stabilised if earlier is None else _stabilised(ground, values, misfit, before, earlier)
-    mask = thing_mask(before, other, stabilised)
+    mask = thing_mask(before, other, stabilised, at_rest=not values.any())
     if cv2.countNonZero(mask.view(np.uint8)) < LEAST_THINGS * mask.size:
         return flow
-    own = cv2.add(thing_flow(before, stabilised, mask), flow)
+    own, mask = thing_flow(before, other, stabilised, mask)
+    own = cv2.add(own, flow)
     known = (own[..., 0] == own[..., 0]).view(np.uint8)  # elsewhere it is NaN
     flow = cv2.copyTo(dense, mask.view(np.uint8), flow)
     return cv2.copyTo(own, known, flow)

@@ -1,0 +1,154 @@
+"""How fast things move: for each px of a thing the shift with which the things around it are found in the next picture.
+
+They are looked for in the picture shrunk to a quarter, then to a half, then between its px. In the end a px must follow its shift
+better than it rests: around what moves coding leaves traces that change from picture to picture but go nowhere.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from curate.signals.whole import halved, length
+
+REACH_PX = 4  # of the picture shrunk to a quarter: how far a thing is looked for
+PATCH_PX = 7  # of the picture shrunk to a quarter: side of what is compared
+MOST_GREY = 40  # differences beyond that count no more
+ODD_GREY, RIDGE = 8.0, 0.5  # of the step between px: grey levels off at which a px counts half; what holds it where nothing is seen
+FOLLOW_PX, FOLLOW_GREY = 5, 25  # of the halved picture: side of what is compared, and the most that a difference counts
+WRITTEN_SLOPE, WRITTEN_GREY = 50, 3  # an edge as steep as that (grey levels per px) that changes less than that is drawn on the picture
+WRITTEN_PX = np.ones((9, 9), np.uint8)  # and says nothing of what moves below it
+SPECK = np.ones((3, 3), np.uint8)
+
+
+def _nearest_first(low: int, high: int) -> list[tuple[int, int]]:
+    """All (x, y) in [low, high], those nearest to the middle first: of equally good shifts the least is taken."""
+    every = [(x, y) for x in range(low, high + 1) for y in range(low, high + 1)]
+    return sorted(every, key=lambda one: (one[0] - (low + high) / 2) ** 2 + (one[1] - (low + high) / 2) ** 2)
+
+
+SHIFTS, NEXT = _nearest_first(0, 2 * REACH_PX), _nearest_first(-1, 1)
+
+
+def thing_flow(
+    luma: np.ndarray, before: np.ndarray, after: np.ndarray, mask: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Flow (h, w, 2) in px, against the ground's, of the px of mask bool (h, w): for each the shift with which the things around it
+    are found in the picture after. NaN outside the mask, and where the best shift is the farthest. And the mask without the px
+    that rest rather than follow their shift."""
+    unknown = np.full((*mask.shape, 2), np.nan, np.float32)
+    marked = mask.view(np.uint8) * np.uint8(255)
+    luma_2, before_2, after_2, mask_2 = (halved(one) for one in (luma, before, after, marked))
+    luma_4, after_4, mask_4 = (halved(one) for one in (luma_2, after_2, mask_2))
+    x, y, wide, tall = cv2.boundingRect(mask_4)
+    if not wide:
+        return unknown, mask
+    inner, corner = np.s_[y : y + tall, x : x + wide], (2 * x, 2 * y)
+    box = np.s_[2 * y : 2 * (y + tall), 2 * x : 2 * (x + wide)]
+    rough = _search(luma_4[inner], after_4, mask_4[inner], (x, y))
+    shifts = 2 * cv2.resize(rough, (2 * wide, 2 * tall), interpolation=cv2.INTER_NEAREST)
+    shifts = _refined(shifts, luma_2[box], after_2, mask_2[box], corner)
+    shifts = _between(shifts, luma_2[box], after_2, mask_2[box], corner)
+    resting = np.zeros(luma_2.shape, np.uint8)
+    resting[box] = _resting(shifts, luma_2[box], (before_2, after_2), corner)
+    shifts[np.abs(shifts).max(axis=2) >= 2 * REACH_PX] = np.nan
+    found = np.full((*luma_2.shape, 2), np.nan, np.float32)
+    found[box] = 2 * shifts
+    size = mask.shape[::-1]
+    left = cv2.bitwise_and(marked, 255 - 255 * cv2.resize(resting, size, interpolation=cv2.INTER_NEAREST))
+    left = cv2.morphologyEx(left, cv2.MORPH_OPEN, SPECK)
+    return cv2.copyTo(cv2.resize(found, size, interpolation=cv2.INTER_NEAREST), left, unknown), left > 0
+
+
+def _search(luma: np.ndarray, after: np.ndarray, mask: np.ndarray, corner: tuple[int, int]) -> np.ndarray:
+    """float32 (h, w, 2): the best of SHIFTS for each px of luma (h, w), whose corner lies at `corner` in the picture after."""
+    (x, y), (tall, wide) = corner, luma.shape
+    after = cv2.copyMakeBorder(after, REACH_PX, REACH_PX, REACH_PX, REACH_PX, cv2.BORDER_REPLICATE)
+    views = [after[y + b : y + b + tall, x + a : x + a + wide] for a, b in SHIFTS]
+    return _smoothed(_best(luma, views, mask, PATCH_PX, SHIFTS)) - REACH_PX
+
+
+def _refined(
+    shifts: np.ndarray, luma: np.ndarray, after: np.ndarray, mask: np.ndarray, corner: tuple[int, int]
+) -> np.ndarray:
+    """The best shift of each px of luma, whose corner lies at `corner` in the picture after, within 1 px of the one given."""
+    edge = 2 * REACH_PX + 1
+    padded = cv2.copyMakeBorder(after, edge, edge, edge, edge, cv2.BORDER_REPLICATE)
+    rows = np.arange(luma.shape[0])[:, None] + (corner[1] + edge)
+    columns = np.arange(luma.shape[1]) + (corner[0] + edge)
+    x, y = cv2.split(shifts.astype(np.int32))
+    there = (y + rows) * padded.shape[1] + x + columns
+    views = [padded.ravel()[there + (b * padded.shape[1] + a)] for a, b in NEXT]
+    return _smoothed(shifts + _best(luma, views, mask, 2 * PATCH_PX + 1, NEXT))
+
+
+def _between(
+    shifts: np.ndarray, luma: np.ndarray, after: np.ndarray, mask: np.ndarray, corner: tuple[int, int]
+) -> np.ndarray:
+    """The shifts, moved by up to 1 px to where the things around each px fit best: one step of Lucas and Kanade."""
+    off = cv2.subtract(_shifted(after, shifts, corner), luma, dtype=cv2.CV_32F)
+    weight = (mask > 0) / (1 + np.square(off / ODD_GREY))
+    x, y = (cv2.Sobel(luma, cv2.CV_32F, *way, scale=1 / 8) for way in ((1, 0), (0, 1)))
+    products = ((x, x), (x, y), (y, y), (x, off), (y, off))
+    xx, xy, yy, xt, yt = (cv2.blur(a * b * weight, (PATCH_PX, PATCH_PX)) for a, b in products)
+    xx, yy = xx + RIDGE, yy + RIDGE
+    scale = xx * yy - xy * xy
+    right, down = (xy * yt - yy * xt) / scale, (xy * xt - xx * yt) / scale
+    scale = np.maximum(1, length(right, down))
+    return shifts + cv2.merge([right / scale, down / scale])
+
+
+def _resting(
+    shifts: np.ndarray, luma: np.ndarray, others: tuple[np.ndarray, np.ndarray], corner: tuple[int, int]
+) -> np.ndarray:
+    """uint8 (h, w), 1 where the px around are more like those at the same place in the pictures before and after than like those
+    that they would come from and go to."""
+    before, after = others
+    box = np.s_[corner[1] : corner[1] + luma.shape[0], corner[0] : corner[0] + luma.shape[1]]
+    least = _least(luma, before[box], after[box])
+    follow = _least(luma, _shifted(before, -shifts, corner), _shifted(after, shifts, corner))
+    at_rest, moving = (
+        cv2.blur(cv2.min(one, FOLLOW_GREY).astype(np.float32), (FOLLOW_PX, FOLLOW_PX))  # type: ignore[call-overload]
+        for one in (least, follow)
+    )
+    slope = length(*(cv2.Sobel(luma, cv2.CV_32F, *way, scale=1 / 8) for way in ((1, 0), (0, 1))))
+    written = ((slope > WRITTEN_SLOPE) & (least < WRITTEN_GREY)).view(np.uint8)
+    return ((moving > at_rest) & (cv2.dilate(written, WRITTEN_PX) == 0)).view(np.uint8)
+
+
+def _least(luma: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    return cv2.min(cv2.absdiff(luma, one), cv2.absdiff(luma, other))
+
+
+def _shifted(picture: np.ndarray, shifts: np.ndarray, corner: tuple[int, int]) -> np.ndarray:
+    """The picture looked up where the shifts (h, w, 2) of a box at `corner` lead."""
+    columns, rows = np.meshgrid(*(np.arange(n, dtype=np.float32) + c for n, c in zip(shifts.shape[1::-1], corner)))
+    x, y = columns + shifts[..., 0], rows + shifts[..., 1]
+    return cv2.remap(picture, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _best(
+    luma: np.ndarray, views: list[np.ndarray], mask: np.ndarray, side: int, shifts: list[tuple[int, int]]
+) -> np.ndarray:
+    """float32 (h, w, 2): the shift of the view that is most like luma around each px, among the px of mask; the first of equals.
+
+    All views lie in one tall picture, with px between them that are in no mask: one call instead of one per shift."""
+    tall, wide = luma.shape
+    stack = np.zeros((len(views), tall + side // 2, wide), np.uint8)
+    for place, view in zip(stack, views, strict=True):
+        cv2.absdiff(luma, view, dst=place[:tall])
+    inside = stack[:, :tall]
+    np.minimum(inside, MOST_GREY, out=inside)
+    np.bitwise_and(inside, mask, out=inside)
+    costs = cv2.boxFilter(
+        stack.reshape(-1, wide), cv2.CV_32F, (side, side), normalize=False, borderType=cv2.BORDER_CONSTANT
+    )
+    costs = costs.reshape(len(views), -1)
+    costs *= 128  # and the place added: exact, below 2 ** 24
+    costs += np.arange(len(views), dtype=np.float32)[:, None]
+    best = costs.min(axis=0).astype(np.int32) & 127
+    return np.array(shifts, np.float32)[best.reshape(-1, wide)[:tall]]
+
+
+def _smoothed(shifts: np.ndarray) -> np.ndarray:
+    return cv2.merge([cv2.medianBlur(way, 5) for way in cv2.split(shifts)])
