@@ -9,6 +9,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from curate.signals.things import WRITTEN, drawn
 from curate.signals.whole import halved, length
 
 REACH_PX = 4  # of the picture shrunk to a quarter: how far a thing is looked for
@@ -16,8 +17,7 @@ PATCH_PX = 7  # of the picture shrunk to a quarter: side of what is compared
 MOST_GREY = 40  # differences beyond that count no more
 ODD_GREY, RIDGE = 8.0, 0.5  # of the step between px: grey levels off at which a px counts half; what holds it where nothing is seen
 FOLLOW_PX, FOLLOW_GREY = 5, 25  # of the halved picture: side of what is compared, and the most that a difference counts
-WRITTEN_SLOPE, WRITTEN_GREY = 50, 3  # an edge as steep as that (grey levels per px) that changes less than that is drawn on the picture
-WRITTEN_PX = np.ones((9, 9), np.uint8)  # and says nothing of what moves below it
+WORSE = 1.1  # a px rests if it is so many times less like what it would come from than like what is there
 SPECK = np.ones((3, 3), np.uint8)
 
 
@@ -112,8 +112,8 @@ def _resting(
         for one in (least, follow)
     )
     slope = length(*(cv2.Sobel(luma, cv2.CV_32F, *way, scale=1 / 8) for way in ((1, 0), (0, 1))))
-    written = ((slope > WRITTEN_SLOPE) & (least < WRITTEN_GREY)).view(np.uint8)
-    return ((moving > at_rest) & (cv2.dilate(written, WRITTEN_PX) == 0)).view(np.uint8)
+    hidden = cv2.dilate(drawn(slope, least), WRITTEN)
+    return ((moving > WORSE * at_rest) & (hidden == 0)).view(np.uint8)
 
 
 def _least(luma: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:

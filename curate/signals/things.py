@@ -24,6 +24,8 @@ FILL = 0.01  # holes up to that share of the picture belong to the thing; larger
 RIM_PX, ALIKE_GREY = 3, 12.0  # what lies around a hole, and how nearly as grey it is
 RIM = np.ones((2 * RIM_PX + 1, 2 * RIM_PX + 1), np.uint8)
 HALF = 0.5  # a px at the outline that shows less than that of the change beside it holds more ground than thing
+DRAWN_SLOPE, DRAWN_GREY = 50, 3  # grey levels per px, grey levels of change
+WRITTEN = np.ones((9, 9), np.uint8)  # how far a letter hides what moves
 WIDE_PX, REACH = 4.0, 1.2  # width of an outline from which it is blurred, and how far out it is told, in widths
 CREST = 0.95  # share of the greatest change around from which a px lies on the crest
 
@@ -36,12 +38,22 @@ def thing_mask(luma: np.ndarray, before: np.ndarray, after: np.ndarray, at_rest:
     slope = length(*(cv2.Sobel(luma, cv2.CV_32F, *way, scale=1 / 8) for way in ((1, 0), (0, 1))))
     floor = LEAST_GREY + OF_CONTRAST * min(60.0, float(cv2.meanStdDev(luma)[1][0, 0])) + OF_NOISE * _median(least)
     doubt = slope * np.float32(OF_SLOPE_AT_REST if at_rest else OF_SLOPE)
-    doubt = cv2.scaleAdd(cv2.dilate(most, AROUND).astype(np.float32), OF_CHANGE, doubt)
-    sure, likely = (_voted(least, doubt, floor, part) for part in (1.0, WEAKER))
+    doubt = cv2.scaleAdd(cv2.dilate(most, AROUND).astype(np.float32), OF_CHANGE, doubt) + np.float32(floor)
+    sure, likely = (_voted(least.astype(np.float32), doubt, part) for part in (1.0, WEAKER))
     near = cv2.morphologyEx(sure, cv2.MORPH_CLOSE, FAR)
     told = cv2.bitwise_or(sure, cv2.bitwise_and(likely, near))
     mask = _filled(cv2.morphologyEx(told, cv2.MORPH_CLOSE, NEAR), luma)
-    return _trimmed(mask, least, _outline_px(mask, luma, slope)).view(bool)
+    trimmed = _trimmed(mask, least, _outline_px(mask, luma, slope))
+    letters = drawn(slope, least)
+    if not letters.any():
+        return trimmed.view(bool)
+    beside = cv2.bitwise_and(cv2.morphologyEx(mask, cv2.MORPH_CLOSE, FAR), cv2.dilate(letters, WRITTEN))
+    return cv2.bitwise_or(trimmed, beside).view(bool)
+
+
+def drawn(slope: np.ndarray, least: np.ndarray) -> np.ndarray:
+    """uint8 (h, w), 1 at edges so steep that do not change: of what is drawn on the picture, which says nothing of what is below."""
+    return ((slope > DRAWN_SLOPE) & (least < DRAWN_GREY)).view(np.uint8)
 
 
 def _trimmed(mask: np.ndarray, least: np.ndarray, width_px: float) -> np.ndarray:
@@ -74,10 +86,12 @@ def _outline_px(mask: np.ndarray, luma: np.ndarray, slope: np.ndarray) -> float:
     return float(np.median(4.0 * contrast / np.maximum(steepest, 2)))
 
 
-def _voted(least: np.ndarray, doubt: np.ndarray, floor: float, part: float) -> np.ndarray:
-    """uint8 (h, w), 1 where the px around differ by more than this part of what may be doubted."""
-    votes = cv2.scaleAdd(doubt, -part, least.astype(np.float32)) - np.float32(part * floor)
-    return (cv2.GaussianBlur(cv2.min(cv2.max(votes, -STEP_GREY), STEP_GREY), (0, 0), SMOOTH_PX) > 0).view(np.uint8)  # type: ignore[call-overload]
+def _voted(least: np.ndarray, doubt: np.ndarray, part: float) -> np.ndarray:
+    """float32 (h, w) twice -> uint8, 1 where the px around differ by more than this part of what may be doubted. Every px has one
+    vote: evidence beyond STEP_GREY says no more."""
+    step = 127.5 / STEP_GREY
+    votes = cv2.addWeighted(least, step, doubt, -part * step, 127.5, dtype=cv2.CV_8U)  # which ends at 0 and 255
+    return cv2.compare(cv2.GaussianBlur(votes, (0, 0), SMOOTH_PX), 127, cv2.CMP_GT) & np.uint8(1)
 
 
 def _median(values: np.ndarray) -> float:
@@ -89,15 +103,17 @@ def _median(values: np.ndarray) -> float:
 
 
 def _filled(mask: np.ndarray, luma: np.ndarray) -> np.ndarray:
-    """With the holes that belong to the things: small ones, and those as grey as what is around them and not as the ground."""
-    count, parts, stats, _ = cv2.connectedComponentsWithStats(1 - mask, connectivity=4)
-    for part in range(1, count):
-        x, y, wide, tall, area = stats[part]
-        if x == 0 or y == 0 or x + wide == mask.shape[1] or y + tall == mask.shape[0]:
-            continue
+    """With the holes that belong to the things: small ones, and those as grey as what is around them."""
+    outlines, kin = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    for place, outline in enumerate(outlines):
+        if kin[0][place][3] < 0:
+            continue  # the outer one
+        x, y, wide, tall = cv2.boundingRect(outline)
         box = np.s_[max(0, y - RIM_PX) : y + tall + RIM_PX, max(0, x - RIM_PX) : x + wide + RIM_PX]
-        hole = (parts[box] == part).view(np.uint8)
-        if area < FILL * mask.size or _alike(hole, mask[box], luma[box]):
+        filled = np.zeros(mask[box].shape, np.uint8)
+        cv2.drawContours(filled, outlines, place, (1,), -1, offset=(-box[1].start, -box[0].start))
+        hole = filled & (1 - mask[box])
+        if cv2.contourArea(outline) < FILL * mask.size or _alike(hole, mask[box], luma[box]):
             mask[box] |= hole
     return mask
 
@@ -105,4 +121,4 @@ def _filled(mask: np.ndarray, luma: np.ndarray) -> np.ndarray:
 def _alike(hole: np.ndarray, mask: np.ndarray, luma: np.ndarray) -> bool:
     """Whether a hole is about as grey as the px of the mask around it: ground seen through a thing is not."""
     around = cv2.bitwise_and(cv2.dilate(hole, RIM), mask)
-    return abs(_median(luma[hole > 0]) - _median(luma[around > 0])) < ALIKE_GREY
+    return hole.any() and abs(_median(luma[hole > 0]) - _median(luma[around > 0])) < ALIKE_GREY
