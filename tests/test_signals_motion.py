@@ -12,7 +12,8 @@ from benchmarks.motion import judged, shares
 from curate.signals import motion
 from curate.signals.flow import FlowPair
 from curate.signals.kinds import Clip, Record
-from curate.signals.things import thing_flow, thing_mask
+from curate.signals.thing_flow import thing_flow
+from curate.signals.things import thing_mask
 from curate.signals.whole import Ground, _looked_up, affine_flow, moved_back
 
 WIDTH, HEIGHT = 256, 144
@@ -107,12 +108,50 @@ def test_two_pictures_alone_take_what_is_covered_for_moving() -> None:
 
 
 def test_a_thing_out_of_reach_is_not_guessed_at() -> None:
-    _, before, after = three((40, 0))
+    earlier, before, after = three((40, 0))
     mask = np.zeros(before.shape, bool)
     mask[40:90, 100:150] = True
-    flow = thing_flow(before, after, mask)
-    assert np.isnan(flow[~mask]).all() and np.nanmax(np.abs(flow[mask])) < 16
-    assert np.isnan(thing_flow(before, after, np.zeros_like(mask))).all()
+    flow, _ = thing_flow(before, earlier, after, mask)
+    assert np.isnan(flow[~mask]).all() and np.isnan(flow[mask]).any() and not np.nanmax(np.abs(flow)) > 16
+    assert np.isnan(thing_flow(before, earlier, after, np.zeros_like(mask))[0]).all()
+
+
+@pytest.mark.parametrize("blur_px", [0.0, 2.0, 4.0])
+def test_a_blurred_thing_is_as_large_as_a_sharp_one(blur_px: float) -> None:
+    """Blur spreads a thing over the ground around it, and adds nothing: its coverage has the sum of the sharp one's."""
+    ground, thing = texture(HEIGHT, WIDTH) // 2 + 120, texture(64, 64, seed=5) // 2
+    disc = np.hypot(*(np.mgrid[:64, :64] - 31.5)) < 30
+    pictures = []
+    for when in (-1, 0, 1):
+        picture = ground.copy()
+        picture[40 + 4 * when : 104 + 4 * when, 100 + 5 * when : 164 + 5 * when][disc] = thing[disc]
+        pictures.append(cv2.GaussianBlur(picture, (0, 0), blur_px) if blur_px else picture)
+    earlier, before, after = pictures
+    pair = motion.measure(FlowPair(dense(before, after), before, 0.0, 0.1), after, earlier)
+    assert pair.speed * WIDTH * 0.1 == pytest.approx(disc.sum() / (WIDTH * HEIGHT) * np.hypot(5, 4), rel=0.15)
+
+
+def test_traces_of_coding_around_a_thing_rest() -> None:
+    """Noise new in every picture, in a frame of 8 px around a thing: it changes as a thing does, and goes nowhere."""
+    pictures = three((6, 0))
+    for seed, (when, picture) in enumerate(zip((-1, 0, 1), pictures)):
+        x = 100 + 6 * when
+        box = np.s_[32:98, x - 8 : x + 58]
+        noise = np.random.default_rng(seed).normal(0, 8, (66, 66))
+        noise[8:58, 8:58] = 0
+        picture[box] = np.clip(picture[box] + noise, 0, 255).astype(np.uint8)
+    mask = np.zeros(pictures[1].shape, bool)
+    mask[32:98, 92:158] = True  # told too large
+    _, left = thing_flow(pictures[1], pictures[0], pictures[2], mask)
+    assert left[40:90, 100:150].mean() > 0.95 and left.sum() < 1.25 * 2500 < mask.sum() * 0.8
+
+
+@pytest.mark.parametrize("noise", [10.0, 25.0])
+def test_ground_in_noise_rests(noise: float) -> None:
+    """A picture looked up between its px has less noise and would fit better for that alone."""
+    ground, rng = texture(HEIGHT, WIDTH), np.random.default_rng(3)
+    before, after = (np.clip(ground + rng.normal(0, noise, ground.shape), 0, 255).astype(np.uint8) for _ in range(2))
+    assert not Ground(before).motion(dense(before, after), after)[0].any()
 
 
 def test_borders_are_no_part_of_the_picture() -> None:
@@ -141,19 +180,27 @@ def test_the_units_of_the_summary() -> None:
     assert scores["motion"] == pytest.approx(20) and scores["motion_px_s"] == pytest.approx(128)
 
 
+# One camera move and two shots with things may miss on a seed, and three of the nine unclear ones: see benchmarks/motion.py.
+CAMERA, THINGS, UNCLEAR = 0.97, 0.96, 0.66
+
+
 def test_speeds_are_those_of_the_truth(generated: Path) -> None:
-    """All shots: camera moves within 15 % without exception, things but for a few; the seeds not tuned on: benchmarks/motion.py."""
+    """Every shot with things before a still camera, and every camera move, is within 15 %; other seeds: benchmarks/motion.py."""
     found = shares(list(judged(generated)))
     assert found["camera"]["shots"] >= 40 and found["camera"]["within"] == 1.0
-    assert found["things"]["shots"] >= 45 and found["things"]["within"] >= 0.9
+    assert found["things"]["shots"] >= 45 and found["things"]["within"] == 1.0
     assert found["nothing"]["within"] == 1.0
-    assert found["things"]["ratio_5"] > 0.85 and found["things"]["ratio_95"] < 1.2
+    assert found["things"]["ratio_5"] > 0.88 and found["things"]["ratio_95"] < 1.1
+    assert found["unclear"]["within"] >= UNCLEAR
 
 
 @pytest.mark.slow
-def test_speeds_on_a_seed_that_was_not_tuned_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seed", [7, 11, 23, 31])
+def test_speeds_on_other_seeds(seed: int, tmp_path: Path) -> None:
+    """7 and 11 were looked at while the signal was made, 23 and 31 were not."""
     from examples.footage import generate
 
-    generate(tmp_path, 11)
+    generate(tmp_path, seed)
     found = shares(list(judged(tmp_path)))
-    assert found["camera"]["within"] >= 0.95 and found["things"]["within"] >= 0.8 and found["nothing"]["within"] == 1.0
+    assert found["camera"]["within"] >= CAMERA and found["things"]["within"] >= THINGS
+    assert found["nothing"]["within"] == 1.0 and found["unclear"]["within"] >= UNCLEAR

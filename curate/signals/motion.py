@@ -167,4 +167,4 @@ def jitter(pairs: Sequence[Pair]) -> float | None:
     return float(changed / total) if total > 1e-9 else 0.0
 
 
-SIGNAL = Signal({name: pa.float64() for name in COLUMNS}, 6, "pass", Watch, summary)
+SIGNAL = Signal({name: pa.float64() for name in COLUMNS}, 7, "pass", Watch, summary)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from curate.signals.whole import halved, length
+from curate.signals.whole import length
 
 # All found on the generated footage of seed 0 by the area that is told to move, against the truth.
 LEAST_GREY, OF_CONTRAST, OF_NOISE, OF_CHANGE, WEAKER = 0.25, 0.01, 1.5, 0.037, 0.35
@@ -19,7 +19,11 @@ OF_SLOPE, OF_SLOPE_AT_REST = 0.27, 0.15  # px of error of the ground's motion
 STEP_GREY = 0.5  # evidence beyond that says no more: px vote
 SMOOTH_PX = 1.0  # deviation of the window that votes
 NEAR, FAR = (cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (px, px)) for px in (5, 13))
-CROSS, BESIDE, AROUND = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3)), np.ones((3, 3), np.uint8), np.ones((13, 13), np.uint8)
+CROSS, BESIDE, AROUND = (
+    cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3)),
+    np.ones((3, 3), np.uint8),
+    np.ones((13, 13), np.uint8),
+)
 FILL = 0.01  # holes up to that share of the picture belong to the thing; larger ones if they look like it
 RIM_PX, ALIKE_GREY = 3, 12.0  # what lies around a hole, and how nearly as grey it is
 RIM = np.ones((2 * RIM_PX + 1, 2 * RIM_PX + 1), np.uint8)
@@ -91,7 +95,7 @@ def _voted(least: np.ndarray, doubt: np.ndarray, part: float) -> np.ndarray:
     vote: evidence beyond STEP_GREY says no more."""
     step = 127.5 / STEP_GREY
     votes = cv2.addWeighted(least, step, doubt, -part * step, 127.5, dtype=cv2.CV_8U)  # which ends at 0 and 255
-    return cv2.compare(cv2.GaussianBlur(votes, (0, 0), SMOOTH_PX), 127, cv2.CMP_GT) & np.uint8(1)
+    return (cv2.GaussianBlur(votes, (0, 0), SMOOTH_PX) > 127).view(np.uint8)
 
 
 def _median(values: np.ndarray) -> float:
@@ -121,4 +125,4 @@ def _filled(mask: np.ndarray, luma: np.ndarray) -> np.ndarray:
 def _alike(hole: np.ndarray, mask: np.ndarray, luma: np.ndarray) -> bool:
     """Whether a hole is about as grey as the px of the mask around it: ground seen through a thing is not."""
     around = cv2.bitwise_and(cv2.dilate(hole, RIM), mask)
-    return hole.any() and abs(_median(luma[hole > 0]) - _median(luma[around > 0])) < ALIKE_GREY
+    return bool(hole.any()) and abs(_median(luma[hole > 0]) - _median(luma[around > 0])) < ALIKE_GREY

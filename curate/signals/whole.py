@@ -18,7 +18,7 @@ LOOK_PX = 3  # of the halved picture: step of the points at which the pictures a
 LOOKS = 2  # rounds of that
 LEAST_GREY = 1.5  # grey levels of difference at which a point counts half, at least
 FARTHEST_PX = 1.5  # by which a round may shift the middle of the picture; more is a failure
-VOTE_PX = 1.5  # of the halved picture: deviation of the window in which rest and motion are compared
+CALM_PX = 1.5  # of the halved picture: deviation of the window in which rest and motion are compared
 BETTER, OF_NOISE = 1.25, 0.5  # a px votes where one fits better by this factor and by that share of the noise
 MAJORITY, LEAST_VOTES = 2.0, 0.02  # the picture moves if so many times more px say so, and that share of all more
 AS_GOOD = 1.15  # a fit that began at a guess is believed unless it fits worse than that of the guess's own pictures by this factor
@@ -55,14 +55,16 @@ class Ground:
         """Whether more of the picture follows the motion found than rests. Things that move may follow it in part, and where the
         ground is plain they are all there is to see; but then as many of them fit worse. Smoothed before: a picture looked up
         between its px has less noise, and would fit better for that alone."""
-        moved = _smoothed(_looked_up(now, found, 1, now.shape))
-        at_rest, in_motion = cv2.absdiff(self._calm, _smoothed(now)), cv2.absdiff(self._calm, moved)
-        noise = 0.5 + OF_NOISE * _median(cv2.min(at_rest, in_motion).ravel())
+        calm = _calm(now)
+        at_rest, in_motion = (
+            cv2.absdiff(self._moved(one, calm), self._calm).astype(np.float32) for one in (np.zeros_like(found), found)
+        )
+        noise = 0.5 + OF_NOISE * _median(np.minimum(at_rest, in_motion).ravel())
         for_motion, for_rest = (
-            cv2.countNonZero((cv2.scaleAdd(one.astype(np.float32), -BETTER, other.astype(np.float32)) > noise).view(np.uint8))
+            cv2.countNonZero((cv2.scaleAdd(one, -BETTER, other) > noise).view(np.uint8))
             for one, other in ((in_motion, at_rest), (at_rest, in_motion))
         )
-        return for_motion > MAJORITY * for_rest + LEAST_VOTES * now.size
+        return for_motion > MAJORITY * for_rest + LEAST_VOTES * at_rest.size
 
     def _by_flow(self, flow: np.ndarray) -> np.ndarray:
         """By reweighted squares, textured points first."""
@@ -97,7 +99,7 @@ class Ground:
 
     @cached_property
     def _calm(self) -> np.ndarray:
-        return _smoothed(self.halved)
+        return np.ascontiguousarray(_every(_calm(self.halved), LOOK_PX))
 
     @cached_property
     def _texture(self) -> np.ndarray:
@@ -141,8 +143,8 @@ def halved(picture: np.ndarray) -> np.ndarray:
     return cv2.resize(picture, (picture.shape[1] // 2, picture.shape[0] // 2), interpolation=cv2.INTER_AREA)
 
 
-def _smoothed(picture: np.ndarray) -> np.ndarray:
-    return cv2.GaussianBlur(picture, (0, 0), VOTE_PX)
+def _calm(picture: np.ndarray) -> np.ndarray:
+    return cv2.GaussianBlur(picture, (0, 0), CALM_PX)
 
 
 def length(x: np.ndarray, y: np.ndarray) -> np.ndarray:
