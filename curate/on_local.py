@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
+import commands
 from curate import unit
 from curate.stages import CPU, GPU, Room, Schedule
 from pipelines import Recipe
@@ -41,10 +42,14 @@ class Here:
         """Jobs as they finish. check() may raise: then no new one is begun, those at hand are finished first."""
         free = {CPU: self.workers, GPU: schedule.gpu}
         running: dict[Future[unit.Done], tuple[unit.Job, str]] = {}
+        interrupted: commands.Interrupted | None = None
         with ThreadPoolExecutor(sum(free.values())) as pool:
-            while not schedule.finished:
-                check()
-                for kind in free:
+            while running if interrupted else not schedule.finished:
+                try:
+                    check()
+                except commands.Interrupted as wish:
+                    interrupted = wish
+                for kind in free if not interrupted else ():
                     while job := schedule.begin(kind, free[kind]):
                         free[kind] -= job.threads
                         running[pool.submit(self._work, job, beat)] = job, kind
@@ -53,6 +58,8 @@ class Here:
                     free[kind] += job.threads
                     schedule.end(future.result())
                     yield future.result()
+        if interrupted:
+            raise interrupted
 
     def _work(self, job: unit.Job, beat: unit.Beat) -> unit.Done:
         if not hasattr(self.own, "decoder"):

@@ -97,6 +97,10 @@ class Cluster:
                 crew.hire()
                 crew.give_out()
                 yield from crew.gather()
+        except commands.Interrupted:
+            while crew.busy:
+                yield from crew.gather()
+            raise
         finally:
             crew.dismiss()
 
@@ -155,7 +159,11 @@ class _Crew:
             self.beat(what, count)
         for reference in ended:
             yield from self._ended(waits[reference])
-        self._say_what_is_waited_for(bool(ended or counts) or any(hand.job for hand in self.hands))
+        self._say_what_is_waited_for(bool(ended or counts) or self.busy)
+
+    @property
+    def busy(self) -> bool:
+        return any(hand.job is not None for hand in self.hands)
 
     def dismiss(self) -> None:
         busy = [hand.waits for hand in self.hands if hand.job is not None]

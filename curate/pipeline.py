@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from typing import Any
 
@@ -42,7 +41,6 @@ def run(recipe: Recipe, *, local: bool, workers: int | None, only: list[str] | N
         tally, cores = Tally(), workers or os.cpu_count() or 1
         if "scan" in steps:
             tally = scanning.scan(tables, files, local, cores, as_json, stop.check)
-            _log(tables, tally)
         made = from_tables.make(Tables(recipe), files, steps, refit, stop.check)
     _say(tally, made, time.monotonic() - started, as_json)
     account.show(recipe, as_json)
@@ -55,13 +53,6 @@ def _write_recipe(tables: Tables) -> None:
     storage.write_bytes(storage.join(tables.workspace, "recipe.json"), text.encode())
 
 
-def _log(tables: Tables, tally: Tally) -> None:
-    """What the last run that had something to do cost, for machines."""
-    if tally.stages:
-        path = storage.join(tables.workspace, "report", "stages.json")
-        storage.write_bytes(path, json.dumps(tally.facts(), indent=1).encode())
-
-
 def _say(tally: Tally, made: list[str], seconds: float, as_json: bool) -> None:
     facts: dict[str, Any] = {
         "units": len(tally.units),
@@ -71,12 +62,8 @@ def _say(tally: Tally, made: list[str], seconds: float, as_json: bool) -> None:
     }
     facts |= {"frames_decoded": tally.decoded, "amplification": tally.amplification}
     if as_json:
-        if tally.stages:
-            print(json.dumps({"what": "stages"} | tally.facts()), flush=True)
         print(json.dumps({"what": "curated"} | facts), flush=True)
         return
-    for line in tally.lines():
-        print(line, file=sys.stderr)
     parts = tally.parts + len(made)
     news = f"{parts} parts made" if parts else "everything is up to date"
     print(f"scanned {tally.videos} videos, decoded {tally.decoded} frames; {news}; {seconds:.1f} s")

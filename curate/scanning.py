@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -49,14 +50,30 @@ def _run(tables: Tables, by_unit: dict[int, list[units.File]], local: bool, work
         schedule = stages.Schedule(jobs, tables.recipe, gpu)
         videos = sum(len(job.files) for job in jobs)
         progress = commands.Progress("videos" if videos else "parts", videos or len(jobs), as_json)
-        for done in executor.run(schedule, _beat(progress), check):
-            tally.add(done)
-            progress.add(0 if videos else 1, frames=tally.decoded, waiting=schedule.waiting)
-        progress.close()
-        tally.close(schedule, time.monotonic() - started, room.slots, executor.stored_bytes)
+        try:
+            for done in executor.run(schedule, _beat(progress), check):
+                tally.add(done)
+                progress.add(0 if videos else 1, frames=tally.decoded, waiting=schedule.waiting)
+        finally:  # an interrupted run says what it cost, too
+            progress.close()
+            tally.close(schedule, time.monotonic() - started, room.slots, executor.stored_bytes)
+            _tell(tables, tally, as_json)
     if schedule.deaths:
         sweep(tables.workspace)  # what the dead left half written
     schedule.check()
+
+
+def _tell(tables: Tables, tally: Tally, as_json: bool) -> None:
+    """The table of stages, for people or for machines, and a file that keeps it."""
+    if not tally.stages:
+        return
+    path = storage.join(tables.workspace, "report", "stages.json")
+    storage.write_bytes(path, json.dumps(tally.facts(), indent=1).encode())
+    if as_json:
+        print(json.dumps({"what": "stages"} | tally.facts()), flush=True)
+        return
+    for line in tally.lines():
+        print(line, file=sys.stderr)
 
 
 def _executor(tables: Tables, local: bool, workers: int) -> Here | Cluster:
