@@ -130,7 +130,8 @@ def with_variants(given: argparse.Namespace, folder: Path) -> Recipe:
         feeds = [{"set": "image_256px", "view": "i2v_picture", "share": 0.3},
                  {"set": "video_256px", "view": "i2v_clip", "share": 0.7}]  # fmt: skip
         first = {"feeds": feeds, "micro_batches": 1, "tokens": 320, "steps": given.start_steps, "lr": 1.5e-3,
-                 "warmup_steps": 20, "ema": 0.98, "validate_every": 100_000, "start": "scratch"}  # fmt: skip
+                 "warmup_steps": 20, "ema": 0.98, "validate_every": 100_000, "start": "identity",
+                 "flow": {"sampler": "uniform", "shift": 3.0}}  # fmt: skip
     videos = [one for one in first["feeds"] if plain["views"][one["view"]]["frames"] > 1]
     plain["stages"] = {given.start or START: first} | {
         name: first | {

@@ -219,6 +219,14 @@ def test_each_chunk_hears_its_own_part_of_the_sound() -> None:
     assert decoded_losses(judges(sync=Sounding()), losses, estimate, clip, None).item() == 0.0
 
 
+def test_a_silent_clip_costs_nothing_where_only_sound_is_asked_for() -> None:
+    estimate, clip = (torch.randn(1, 16, 2, 4, 4).requires_grad_(grad) for grad in (True, False))
+    sound = torch.zeros(1, BANDS, STEPS * 5)
+    found = decoded_losses(judges(sync=SyncPair()), Losses(sync=1.0), estimate, clip, sound)
+    found.sum().backward()
+    assert found.item() == 0 and estimate.grad is not None and not estimate.grad.any()
+
+
 def test_missing_weights_are_named(tmp_path: Path) -> None:
     recipe: Any = train_workspace.recipe(tmp_path)
     for losses in (

@@ -125,6 +125,8 @@ def _one(
     with torch.enable_grad():
         leaf = latents.detach().clone().requires_grad_()
         value = judge(leaf, sample, first, last)
+        if not value.requires_grad:  # nothing to be judged by: silence where only sound is asked for
+            return value
         (found,) = torch.autograd.grad(value, leaf, allow_unused=True)
     if found is not None:
         gradient += share * found
