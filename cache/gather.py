@@ -56,9 +56,8 @@ def _latents(chosen: Rows, look: Looker, at: Places) -> dict[str, torch.Tensor]:
     count, header = len(at.rows), len(layout.header)
     made = [room_for((count, *one.shape), one.dtype) for one in layout.like]
     sizes = [end - begin for begin, end in layout.places]
-    rooms = list(
-        zip(*(_cut(room, size, count) for (_, room), size in zip(made, sizes)))
-    )  # for each sample, of each tensor
+    by_tensor = [_cut(room, size, count) for (_, room), size in zip(made, sizes)]
+    rooms = list(zip(*by_tensor))  # for each sample
     if at.due or not layout.packed:
         _fresh(look, layout, at, rooms)
         if not all(finite(np.frombuffer(room, np.uint8), tensor.dtype) for tensor, room in made):

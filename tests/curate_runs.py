@@ -21,7 +21,7 @@ FILES = ("pans.mp4", "pans.json", "pans_small.mp4", "still.mp4", "turned.mp4", "
 STILLS = ("letter.mp4", "picture_temple.png", "picture_flower.jpg", "picture_flower_small.jpg")
 DEAR = ("camera", "clarity", "quality", "overlay", "text", "people")  # most of the cost, none of the orchestration
 LEAN = ("curate.unit_videos=4", "sets.base.keep.text_left=null", *(f"curate.signals.{name}=null" for name in DEAR))
-UNITS = tuple(word for change in LEAN for word in ("--set", change))
+LEAN_OPTIONS = tuple(word for change in LEAN for word in ("--set", change))
 
 
 def fill(generated: Path, folder: Path) -> Path:
@@ -34,7 +34,7 @@ def fill(generated: Path, folder: Path) -> Path:
 
 def command(workspace: Path, footage: Path, *options: str, local: bool = True) -> list[str]:
     place = ["--footage", str(footage), "--workspace", str(workspace)]
-    return [*CURATE, *place, "--json", *UNITS, *options, *(["--local"] if local else [])]
+    return [*CURATE, *place, "--json", *LEAN_OPTIONS, *options, *(["--local"] if local else [])]
 
 
 def events(said: str) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from curate_runs import BIN, CURATE, UNITS, command, curate, event, fill, hands, listening
+from curate_runs import BIN, CURATE, LEAN_OPTIONS, command, curate, event, fill, hands, listening
 from table_digest import digest
 
 from scripts.demo import private_ray
@@ -117,7 +117,7 @@ def test_a_run_waits_for_cpus_that_others_hold_and_says_so(
     hog = subprocess.Popen([str(BIN / "python"), "-c", HOG], env=cluster[1] | {"RAY_ADDRESS": head(cluster)}, stdout=-1,
                            text=True)  # fmt: skip
     assert hog.stdout and hog.stdout.readline().strip() == "held"
-    done = subprocess.run([*CURATE, "--footage", str(small), "--workspace", str(tmp_path / "work"), *UNITS],
+    done = subprocess.run([*CURATE, "--footage", str(small), "--workspace", str(tmp_path / "work"), *LEAN_OPTIONS],
                           env=cluster[1] | {"RAY_ADDRESS": head(cluster)}, capture_output=True, text=True, timeout=400)  # fmt: skip
     hog.wait(60)
     assert done.returncode == 0, done.stderr

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 import pytest
-from curate_runs import CURATE, UNITS, curate, recipe
+from curate_runs import CURATE, LEAN_OPTIONS, curate, recipe
 
 from curate import explain, grouping
 from curate.tables import Tables
@@ -147,7 +147,7 @@ def test_what_is_forgotten_is_said_to_be_and_no_more(tables: Tables) -> None:
     one = video(tables, "picture_flower_small.jpg")
     said = {}
     for what in ("forget", "explain"):
-        said[what] = subprocess.run([*CURATE, what, one["path"], *(UNITS if what == "explain" else ()), "--workspace",
+        said[what] = subprocess.run([*CURATE, what, one["path"], *(LEAN_OPTIONS if what == "explain" else ()), "--workspace",
                                      tables.workspace], capture_output=True, text=True, cwd=Path(one["path"]).parent)  # fmt: skip
     assert said["forget"].returncode == 0 and said["explain"].returncode == 2
     assert "it was forgotten" in said["explain"].stderr and len(said["explain"].stderr.strip().splitlines()) == 1

@@ -12,7 +12,20 @@ from typing import Any
 
 import pyarrow.compute as pc
 import pytest
-from curate_runs import CURATE, UNITS, command, curate, decoders, event, fill, kill, listening, parent, recipe, until
+from curate_runs import (
+    CURATE,
+    LEAN_OPTIONS,
+    command,
+    curate,
+    decoders,
+    event,
+    fill,
+    kill,
+    listening,
+    parent,
+    recipe,
+    until,
+)
 from curate_runs import below as processes_below
 from table_digest import digest
 
@@ -179,7 +192,7 @@ def test_too_much_lost_says_what_failed_first(whole: tuple[Path, dict], small: P
         "--set",
         "curate.max_loss=0.0",
     ]
-    done = subprocess.run([*command, *UNITS], capture_output=True, text=True, cwd=small.parent)
+    done = subprocess.run([*command, *LEAN_OPTIONS], capture_output=True, text=True, cwd=small.parent)
     assert done.returncode == 4 and "2 of 11 media files failed" in done.stderr and "empty.mp4" in done.stderr
 
 
@@ -260,6 +273,6 @@ def test_forgetting_is_honoured_at_once_and_collected(small: Path, tmp_path: Pat
     assert "still.mp4" not in [Path(path).name for path in after.read("videos")["path"].to_pylist()]
     assert clip not in after.ledger("base")["clip_id"].to_pylist()
     assert curate(workspace, small)["frames_decoded"] == 0
-    subprocess.run([*CURATE, "gc", "--yes", *UNITS, *plain], cwd=small.parent, check=True)
+    subprocess.run([*CURATE, "gc", "--yes", *LEAN_OPTIONS, *plain], cwd=small.parent, check=True)
     assert all(clip not in path.read_bytes().decode("latin1") for path in workspace.rglob("proxies-*/*.parquet"))
     assert curate(workspace, small)["frames_decoded"] == 0

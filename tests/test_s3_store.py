@@ -16,7 +16,7 @@ import pytest
 from curate.tables import Tables
 from media import storage
 from pipelines import Recipe, load
-from tests.curate_runs import CURATE, LEAN, UNITS
+from tests.curate_runs import CURATE, LEAN, LEAN_OPTIONS
 
 FILES = ("pans.mp4", "pans.json", "still.mp4", "empty.mp4", "picture_temple.png")
 PLACES = ("path", "tag")  # columns that tell where a file lies and what its store calls its state
@@ -61,12 +61,12 @@ def curate(*options: str, code: int = 0) -> subprocess.CompletedProcess[str]:
 
 
 def curated(footage: str, workspace: str) -> dict[str, Any]:
-    said = curate("--local", "--json", "--footage", footage, "--workspace", workspace, *UNIT).stdout
+    said = curate("--local", "--json", "--footage", footage, "--workspace", workspace, *SMALL).stdout
     events = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
     return next(event for event in events if event["what"] == "curated")
 
 
-UNIT = (*UNITS, "--set", "curate.max_loss=0.5")
+SMALL = (*LEAN_OPTIONS, "--set", "curate.max_loss=0.5")
 
 
 def recipe(workspace: str) -> Recipe:
@@ -115,7 +115,7 @@ def test_no_lock_and_nothing_half_written_stays(both: tuple[Tables, Tables]) -> 
 
 @pytest.mark.slow
 def test_questions_are_answered_from_the_store(both: tuple[Tables, Tables]) -> None:
-    place = ("--workspace", both[1].workspace, *UNIT)
+    place = ("--workspace", both[1].workspace, *SMALL)
     assert "kept" in curate("status", *place).stdout
     assert "video_256px" in curate("what-if", "sets.video_256px.keep.motion.min=5.0", *place).stdout
     assert "sharpness" in curate("explain", both[1].read("clips", ["clip_id"])["clip_id"][0].as_py(), *place).stdout
@@ -125,7 +125,7 @@ def test_questions_are_answered_from_the_store(both: tuple[Tables, Tables]) -> N
 def test_what_is_forgotten_is_gone_from_the_store(both: tuple[Tables, Tables]) -> None:
     clip = both[1].ledger("base")["clip_id"][0].as_py()
     curate("forget", clip, "--workspace", both[1].workspace)
-    curate("gc", "--yes", *UNIT, "--workspace", both[1].workspace)
+    curate("gc", "--yes", *SMALL, "--workspace", both[1].workspace)
     after = Tables(recipe(both[1].workspace))
     assert clip not in after.ledger("base")["clip_id"].to_pylist()
     assert clip not in after.read("proxies")["clip_id"].to_pylist()

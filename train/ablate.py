@@ -126,21 +126,12 @@ def _run(
     from train import stages
     from train.loader import read_ahead
     from train.optim import Weights
-    from train.plan import Plan
     from train.step import train_step
     from train.validation import validate
 
     model = stages.build(stages.size_of(recipe), stages.widths_of(cache.settings), stage.seed).to(world.device)
     weights = Weights(model, fixed_stage)
-    shares = [feed.share for feed in stage.feeds]
-    plan = Plan(
-        [feed.train for feed in feeds],
-        shares,
-        stage.micro_batches,
-        stage.seed,
-        stage.mix,
-        text_of=batches.text_of(stage),
-    )
+    plan = batches.plan_of(stage, feeds)
     found = []
     with closing(read_ahead(partial(batches.load, cache, stage), plan.step, 0, stage.steps, workers, cache)) as loaded:
         for step, held in enumerate(loaded):

@@ -17,8 +17,9 @@ from model.text import TextStates
 from pipelines import Image2Video, Stage
 from train import conditions
 from train.conditions import Given
+from train.data import FeedPools
 from train.draws import Draw, caption, draw
-from train.plan import Ints, MicroBatch, TextOf
+from train.plan import Ints, MicroBatch, Plan, TextOf
 
 
 @lru_cache
@@ -64,6 +65,12 @@ def load(cache: LatentCache, stage: Stage, micro: MicroBatch) -> Batch:
 
 def _name(stage: Stage, micro: MicroBatch, i: int) -> tuple[str | int, ...]:
     return (stage.seed, micro.feed, micro.epoch, micro.occurrences[i], micro.clips[i], micro.ticks[i])
+
+
+def plan_of(stage: Stage, feeds: Sequence[FeedPools]) -> Plan:
+    """The order in which a stage trains on its feeds, samples of similar texts side by side. Raises ValueError."""
+    pools, shares = [feed.train for feed in feeds], [feed.share for feed in stage.feeds]
+    return Plan(pools, shares, stage.micro_batches, stage.seed, stage.mix, text_of=text_of(stage))
 
 
 def text_of(stage: Stage) -> TextOf:

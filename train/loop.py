@@ -106,16 +106,8 @@ def check_world(stage: Stage, name: str, size: int) -> None:
 def _open(recipe: Recipe, name: str, world: World, cache: LatentCache, folder: RunFolder) -> Run:
     stage = recipe.stages[name]
     feeds = stage_pools(cache, stage, stages.cost_of(recipe))
-    shares = [feed.share for feed in stage.feeds]
     try:
-        plan = Plan(
-            [feed.train for feed in feeds],
-            shares,
-            stage.micro_batches,
-            stage.seed,
-            stage.mix,
-            text_of=batches.text_of(stage),
-        )
+        plan = batches.plan_of(stage, feeds)
     except ValueError as error:
         raise RecipeError(f"stages.{name}: {error}") from None
     widths = stages.widths_of(cache.settings)

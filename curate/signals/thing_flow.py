@@ -15,10 +15,8 @@ from curate.signals.whole import halved, length
 REACH_PX = 4  # of the picture shrunk to a quarter: how far a thing is looked for
 PATCH_PX = 7  # of the picture shrunk to a quarter: side of what is compared
 MOST_GREY = 40  # differences beyond that count no more
-ODD_GREY, RIDGE = (
-    8.0,
-    0.5,
-)  # of the step between px: grey levels off at which a px counts half; what holds it where nothing is seen
+ODD_GREY = 8.0  # of the step between px: grey levels off at which a px counts half
+RIDGE = 0.5  # what holds that step where nothing is seen
 FOLLOW_PX, FOLLOW_GREY = 5, 25  # of the halved picture: side of what is compared, and the most that a difference counts
 WORSE = 1.1  # a px rests if it is so many times less like what it would come from than like what is there
 SPECK = np.ones((3, 3), np.uint8)
