@@ -19,7 +19,7 @@ from train.plan import Plan, share_out
 
 SHIPPED = Path(pipelines.__file__).parent / "pipelines.yaml"
 CURRICULUM = ("256px", "512px", "256px-video", "256px-video-long", "540px-video", "720px-video", "finetune")
-OF_IMAGES = {"demo": ("i2v-pretrain", "i2v-finetune"), "hunyuan": ("i2v-pretrain", "i2v-people")}
+OF_IMAGES = {"demo": ("i2v-pretrain", "i2v-finetune", "i2v-people"), "hunyuan": ("i2v-pretrain", "i2v-people")}
 CASES = [(recipe, stage) for recipe in ("demo", "hunyuan") for stage in (*CURRICULUM, *OF_IMAGES[recipe])]
 STEPS = 20
 
@@ -39,20 +39,24 @@ def test_the_curriculum_is_there_in_order(recipe) -> None:
 @pytest.mark.parametrize("recipe", ["demo", "hunyuan"])
 def test_image_to_video_stages_train_on_what_is_encoded_anyway_and_unfreeze_real_parameters(recipe) -> None:
     chosen = pipelines.load(SHIPPED, recipe)
-    first, second = OF_IMAGES[recipe]
+    assert {feed.set for feed in chosen.stages["i2v-people"].feeds} == {"people"}
+    first, *others = OF_IMAGES[recipe]
     source = chosen.stages[str(chosen.stages[first].start)]
     pairs = [{(feed.set, feed.view) for feed in one.feeds} for one in (source, chosen.stages[first])]
     assert pairs[0] == pairs[1], "the data of the stage it starts from"
     encoded = {feed.view for name in CURRICULUM for feed in chosen.stages[name].feeds}
-    assert {feed.view for feed in chosen.stages[second].feeds} <= encoded, "an empty set leaves no view empty"
+    assert {feed.view for name in others for feed in chosen.stages[name].feeds} <= encoded, (
+        "an empty set leaves no view empty"
+    )
     assert chosen.cache.conditions == ("first_frame",), "only what the stages ask for"
     with torch.device("meta"):
         names = [name for name, _ in DiT(**stages.size_of(chosen)).named_parameters()]
-    for name in OF_IMAGES[recipe]:
+    stages.stage_of(chosen, first)
+    for name in others:
         stages.stage_of(chosen, name)
-    groups = chosen.stages[second].unfreeze
-    assert groups[0].at_step == 0 and groups[-1].at_step < chosen.stages[second].steps
-    assert all(fnmatch.filter(names, pattern) for group in groups for pattern in group.trainable)
+        groups = chosen.stages[name].unfreeze
+        assert groups[0].at_step == 0 and groups[-1].at_step < chosen.stages[name].steps
+        assert all(fnmatch.filter(names, pattern) for group in groups for pattern in group.trainable)
 
 
 @pytest.mark.parametrize(("recipe", "name"), CASES)
