@@ -6,6 +6,8 @@ is one straight line: an image-to-video variant differs in what is fed in (model
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -125,19 +127,25 @@ def compile_blocks(model: DiT, **options: Any) -> None:
 
 def initialise(model: DiT) -> None:
     """The released model's start: modulations and output zero, time embeddings narrow, patches as a linear layer's."""
-    nn.init.xavier_uniform_(model.img_in.proj.weight.flatten(1))
-    nn.init.zeros_(model.img_in.proj.bias)  # type: ignore[arg-type]
-    for module in model.modules():
+    parameters = dict(model.named_parameters())
+    for name, start in own_starts(model):
+        start(parameters[name])
+
+
+def own_starts(model: nn.Module) -> Iterator[tuple[str, Callable[[Tensor], object]]]:
+    """The parameters that do not begin as their layer has it, and how they begin, in the order in which they are drawn."""
+    yield "img_in.proj.weight", lambda weight: nn.init.xavier_uniform_(weight.flatten(1))
+    yield "img_in.proj.bias", nn.init.zeros_
+    for name, module in model.named_modules():
         if isinstance(module, TimeEmbed):
-            nn.init.normal_(module.mlp[0].weight, std=0.02)  # type: ignore[arg-type]
-            nn.init.normal_(module.mlp[2].weight, std=0.02)  # type: ignore[arg-type]
+            for layer in (0, 2):
+                yield f"{name}.mlp.{layer}.weight", partial(nn.init.normal_, std=0.02)
         elif isinstance(module, Modulation):
-            _zero(module.linear)
+            yield from _zero(f"{name}.linear")
         elif isinstance(module, (RefinerBlock, FinalLayer)):
-            _zero(module.adaLN_modulation[1])
-    _zero(model.final_layer.linear)
+            yield from _zero(f"{name}.adaLN_modulation.1")
+    yield from _zero("final_layer.linear")
 
 
-def _zero(linear: Any) -> None:
-    nn.init.zeros_(linear.weight)
-    nn.init.zeros_(linear.bias)
+def _zero(layer: str) -> Iterator[tuple[str, Callable[[Tensor], object]]]:
+    return ((f"{layer}.{part}", nn.init.zeros_) for part in ("weight", "bias"))

@@ -2,22 +2,26 @@
 
     torchrun --nproc-per-node 2 tests/spread_steps.py FOLDER full
 
-For every named case (all without names) the first process writes losses and norms to FOLDER/<case>.json; each saves and reads checkpoints there.
+For every named case (all without names) the first process writes losses and norms to FOLDER/<case>.json. Checkpoints are
+saved and read there, or under SAVES (a folder, s3://...) of the environment.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from media import storage
+from model.dit import compile_blocks
 from pipelines import Stage
-from train import checkpoint, stages
+from train import checkpoint, network, stages
 from train.batch import Batch
-from train.distributed import World, joined, spread, whole
+from train.distributed import World, joined, parts_of, spread, spread_like, whole
 from train.optim import DTYPES, Weights, decay
 from train.plan import MicroBatch
 from train.saving import Saver
@@ -41,6 +45,11 @@ CASES: dict[str, dict[str, Any]] = {
     "checkpointed": {"shard": "full", "checkpointing": "full"},
     "bfloat16": {"shard": "full", "precision": "bfloat16"},
 }
+COMPILED: dict[str, dict[str, Any]] = {  # minutes each: only where they are named
+    "compiled": {"shard": "full", "compile": True},
+    "compiled, checkpointed": {"shard": "full", "compile": True, "checkpointing": "full"},
+    "compiled, attention kept": {"shard": "full", "compile": True, "checkpointing": "selective"},
+}
 
 
 def stage(case: dict[str, Any]) -> Stage:
@@ -50,13 +59,21 @@ def stage(case: dict[str, Any]) -> Stage:
 
 
 def make(case: dict[str, Any], world: World) -> Weights:
+    """Whole on one process; where it is spread, no process ever holds it whole."""
     rule = stage(case)
-    model = stages.build(SIZE, WIDTHS, 0, rule.checkpointing)
+    meta = parts_of(rule.shard, world.size) > 1
+    model = stages.build(SIZE, WIDTHS, 0, rule.checkpointing, meta=meta)
+    if rule.compile:
+        compile_blocks(model)
+    spread_out = spread(model, model.blocks(), rule.shard, DTYPES[rule.precision], world)
+    parameters = dict(model.named_parameters())
+    if meta:
+        network.begin(stages.build(SIZE, WIDTHS, 0, meta=True), 0, None, parameters)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for one in model.parameters():  # modulations start at zero, and most gradients with them
-            one += 0.1 * torch.randn(one.shape, generator=generator)
-    return Weights(model, rule, spread(model, model.blocks(), rule.shard, DTYPES[rule.precision], world))
+        for one in parameters.values():  # modulations start at zero, and most gradients with them
+            one += spread_like(0.1 * torch.randn(one.shape, generator=generator), one)
+    return Weights(model, rule, spread_out)
 
 
 def batches(step: int) -> tuple[list[MicroBatch], list[Batch]]:
@@ -86,10 +103,11 @@ def steps(weights: Weights, world: World, first: int, last: int) -> list[dict[st
 
 def run(name: str, case: dict[str, Any], world: World, folder: Path) -> None:
     weights = make(case, world)
+    saves = storage.join(os.environ.get("SAVES", str(folder)), name)
     start = {key: whole(one.detach()).clone() for key, one in weights.masters.items()}
     expected = start  # the average by its closed form: a sum over all earlier weights
     told = []
-    with Saver(str(folder / name), world, 1, ()) as saver:
+    with Saver(saves, world, 1, ()) as saver:
         for step in range(STEPS):
             if step == 3:
                 saver.save(step, weights.tensors(), {"case": name})  # written while the next step runs
@@ -98,7 +116,7 @@ def run(name: str, case: dict[str, Any], world: World, folder: Path) -> None:
             expected = {key: keep * expected[key] + (1 - keep) * whole(one.detach()).clone()
                         for key, one in weights.masters.items()}  # fmt: skip
     resumed = make(case, world)
-    found = checkpoint.latest(str(folder / name))
+    found = checkpoint.latest(saves)
     assert found is not None and found.step == 3
     resumed.make_room(checkpoint.names(found, "optimiser"))
     checkpoint.restore(found, resumed.tensors(), world)
@@ -120,7 +138,7 @@ def run(name: str, case: dict[str, Any], world: World, folder: Path) -> None:
 if __name__ == "__main__":
     with joined("cpu") as world:
         for name in sys.argv[2:] or CASES:
-            case = CASES[name]
+            case = (CASES | COMPILED)[name]
             if world.size > 2 and case["shard"] == "full":
                 case = case | {"shard": 2}
             run(name, case, world, Path(sys.argv[1]))

@@ -8,6 +8,7 @@ import torch
 from model.sizes import SIZES
 from pipelines import Image2Video, RecipeError
 from train.flow import mix, network_time, velocity
+from train.network import begin
 from train.stages import Widths, build
 
 WIDTHS = Widths(16, 128, 128)
@@ -72,3 +73,14 @@ def test_a_width_that_holds_no_patch_is_told() -> None:
     narrow = SIZES["tiny"] | {"width": 64, "rope_axes": (8, 12, 12)}
     with pytest.raises(RecipeError, match="greater than a patch of 64 numbers"):
         build(narrow, WIDTHS, 0, start="identity")
+
+
+@pytest.mark.parametrize("more", [{}, {"guidance": True, "ofs": True, "in_channels": 33}])
+@pytest.mark.parametrize("start", [None, "identity"])
+def test_weights_drawn_one_by_one_are_those_of_the_constructor(start: str | None, more: dict) -> None:
+    whole = build(SIZES["tiny"] | more, WIDTHS, 3, start=start).state_dict()
+    drawn = {name: torch.full_like(one, torch.nan) for name, one in whole.items()}
+    before = torch.get_rng_state()
+    begin(build(SIZES["tiny"] | more, WIDTHS, 3, meta=True), 3, start, drawn)
+    assert all(torch.equal(drawn[name], one) for name, one in whole.items())
+    assert torch.equal(before, torch.get_rng_state())  # nobody else's numbers are used up

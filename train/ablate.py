@@ -1,16 +1,20 @@
 """`python -m train.ablate --set loose --set strict`: which of two sets trains a better model, the paper's way of tuning
 filters (arXiv 2412.03603, 3.1): the same small network, seeds and steps on each, one fixed validation loss for all.
 
-Two values of a threshold are two sets: write both into the recipe, the stricter with the looser as its parent, and run
-`curate` once (nothing is decoded) and `cache.encode_latents`. What is validated on does not depend on the sets: the
-validation clips of the stage as the recipe has it, the same noises, captions and times at every visit.
+Or which value of a threshold: `--vary sets.video_256px.keep.motion.min=0.3,1.0`. Ledgers that are not made yet are, by the
+`curate` command and from its tables alone; the latents are those that the cache holds already.
+
+What is validated on does not depend on the sets: the validation clips of the stage as the recipe has it, the same noises,
+captions and times at every visit.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+import subprocess
+import sys
+from collections.abc import Collection, Sequence
 from contextlib import closing
 from functools import partial
 from typing import Annotated, Any, NamedTuple
@@ -26,6 +30,32 @@ from train.run import Config, Device, RecipeName, Workspace
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
+class Asked(NamedTuple):
+    """What a command line says of the recipe."""
+
+    config: str | None
+    recipe: str | None
+    workspace: str | None
+    changes: tuple[str, ...]
+
+    def read(self, *more: str) -> pipelines.Recipe:
+        return pipelines.load(self.config, self.recipe, (*self.changes, *more), workspace=self.workspace)
+
+    def options(self, *more: str) -> list[str]:
+        """For another command, which then reads the same."""
+        named = {"--config": self.config, "--recipe": self.recipe, "--workspace": self.workspace}
+        found = [part for name, value in named.items() if value is not None for part in (name, value)]
+        return found + [part for change in (*self.changes, *more) for part in ("--set", change)]
+
+
+class Variant(NamedTuple):
+    """A name, and what is trained on: a recipe (whose ledgers count) and the feeds of its stage."""
+
+    name: str
+    recipe: pipelines.Recipe
+    feeds: tuple[pipelines.Feed, ...]
+
+
 class Curve(NamedTuple):
     """Validation losses of one set: steps (V,), losses (seeds, V)."""
 
@@ -37,7 +67,10 @@ class Curve(NamedTuple):
 
 @app.command()
 def main(
-    sets: Annotated[list[str], typer.Option("--set", help="A set of the recipe; give two or more.")],
+    sets: Annotated[list[str] | None, typer.Option("--set", help="A set of the recipe; give two or more.")] = None,
+    vary: Annotated[
+        str | None, typer.Option("--vary", help="A key under `sets.` and two values or more: key=value,value.")
+    ] = None,
     stage: Annotated[
         str | None, typer.Option("--stage", help="Whose feeds, batches and flow; the first stage.")
     ] = None,
@@ -57,24 +90,69 @@ def main(
 
     Example: python -m train.ablate --set video_256px --set video_best --stage 256px-video --steps 200
     """
-    settings = pipelines.load(config, recipe, (*(change or ()), f"model={size}"), workspace=workspace)
+    asked = Asked(config, recipe, workspace, tuple(change or ()))
+    settings = asked.read(f"model={size}")
     name = stage or next(iter(settings.stages))
-    if len(dict.fromkeys(sets)) < 2:
-        raise pipelines.RecipeError(f"--set: give two sets or more to compare, got {', '.join(sets) or 'none'}")
-    variants = {one: _with_set(settings, name, one) for one in dict.fromkeys(sets)}
+    if bool(sets) == bool(vary):
+        raise pipelines.RecipeError("give two sets or more to compare with --set, or a threshold with --vary")
+    if vary:
+        variants = _with_values(settings, name, vary, asked, f"model={size}")
+    elif len(several := list(dict.fromkeys(sets or ()))) < 2:
+        raise pipelines.RecipeError(f"--set: give two sets or more to compare, got {', '.join(several)}")
+    else:
+        variants = [Variant(one, settings, _with_set(settings, name, one)) for one in several]
     stop = commands.Stop()
     from cache.fingerprint import CacheError
 
     try:
-        curves = [_curve(settings, name, one, variant, steps, seeds, validations, device, workers, stop)
-                  for one, variant in variants.items()]  # fmt: skip
+        curves = [_curve(settings, name, one, steps, seeds, validations, device, workers, stop) for one in variants]
     except CacheError as error:
         raise pipelines.RecipeError(str(error)) from None
-    folder = out or storage.join(storage.absolute(settings.workspace), "ablations", f"{name}-{'-'.join(variants)}")
+    folder = out or storage.join(
+        storage.absolute(settings.workspace), "ablations", f"{name}-{'-'.join(one.name for one in variants)}"
+    )
     print(_table(curves))
     for path in _write(folder, name, size, curves):
         print(path)
     return 0
+
+
+def _with_values(recipe: pipelines.Recipe, stage: str, vary: str, asked: Asked, *more: str) -> list[Variant]:
+    """One variant per value of a threshold, each with the ledgers of its own."""
+    from train.stages import stage_of
+
+    key, _, values = vary.partition("=")
+    several = [one for one in dict.fromkeys(values.split(",")) if one]
+    if not key.startswith("sets.") or len(several) < 2:
+        raise pipelines.RecipeError(
+            "--vary: must be a key under `sets.` and two values or more, such as "
+            f"sets.video_256px.keep.motion.min=0.3,1.0; got {vary}"
+        )
+    feeds = stage_of(recipe, stage).feeds
+    short = ".".join(part for part in key.split(".")[1:] if part != "keep")
+    found = [Variant(f"{short}={one}", asked.read(*more, f"{key}={one}"), feeds) for one in several]
+    lacking = [
+        f"{key}={value}" for one, value in zip(found, several) if not _made(one.recipe, {feed.set for feed in feeds})
+    ]
+    for change in lacking:
+        _make_ledgers(asked.options(change))
+    if lacking:
+        _make_ledgers(asked.options())  # last, so that what the workspace says of its recipe is what it said before
+    return found
+
+
+def _made(recipe: pipelines.Recipe, sets: Collection[str]) -> bool:
+    from curate.tables import Tables
+
+    return all(storage.exists(Tables(recipe).ledger_path(name)) for name in sets)
+
+
+def _make_ledgers(options: Sequence[str]) -> None:
+    """By the `curate` command, from tables alone. Raises RecipeError where it fails."""
+    command = [sys.executable, "-m", "curate", "run", "--local", "--only", "sets", *options]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise pipelines.RecipeError(f"`{' '.join(command[1:])}` failed: {done.stderr.strip()}")
 
 
 def _with_set(recipe: pipelines.Recipe, stage: str, name: str) -> tuple[pipelines.Feed, ...]:
@@ -93,28 +171,35 @@ def _with_set(recipe: pipelines.Recipe, stage: str, name: str) -> tuple[pipeline
 
 
 def _curve(
-    recipe: pipelines.Recipe, name: str, set_name: str, feeds: tuple[pipelines.Feed, ...], steps: int, seeds: int,
-    validations: int, device: str | None, workers: int, stop: commands.Stop,
+    recipe: pipelines.Recipe, name: str, variant: Variant, steps: int, seeds: int, validations: int, device: str | None,
+    workers: int, stop: commands.Stop,
 ) -> Curve:  # fmt: skip
     from cache.read import open_cache
     from train import stages
-    from train.data import stage_pools
+    from train.data import stage_pools, unplaced
     from train.distributed import joined
 
-    cache, cost = open_cache(recipe), stages.cost_of(recipe)
+    cache, own, cost = open_cache(recipe), open_cache(variant.recipe), stages.cost_of(recipe)
     stage = recipe.stages[name].model_copy(update={"steps": steps})
-    fixed, mine = stage_pools(cache, stage, cost), stage_pools(cache, stage.model_copy(update={"feeds": feeds}), cost)
+    changed = stage.model_copy(update={"feeds": variant.feeds})
+    for feed in variant.feeds:
+        if lacking := unplaced(own, feed):
+            raise pipelines.RecipeError(
+                f"{variant.name}: the cache lacks {lacking} clips that set '{feed.set}' keeps, in view '{feed.view}': "
+                "run `python -m cache.encode_latents` with the loosest of what is compared"
+            )
+    fixed, mine = stage_pools(cache, stage, cost), stage_pools(own, changed, cost)
     if not any(feed.val for feed in fixed):
         raise pipelines.RecipeError(f"stage '{name}' has no validation clips to compare on: raise curate.val_share")
     at = sorted({round(steps * (k + 1) / validations) for k in range(validations)})
     rows = []
     with joined(device) as world:
         for seed in range(seeds):
-            seeded = stage.model_copy(update={"seed": stage.seed + seed, "feeds": feeds})
+            seeded = changed.model_copy(update={"seed": stage.seed + seed})
             losses = _run(recipe, cache, stage, seeded, fixed, mine, at, world, workers, stop)
-            print(f"{set_name}, seed {seed}: validation {losses[-1]:.4f} after {steps} steps", flush=True)
+            print(f"{variant.name}, seed {seed}: validation {losses[-1]:.4f} after {steps} steps", flush=True)
             rows.append(losses)
-    return Curve(set_name, sum(len(pool.rows) for feed in mine for pool in feed.train), at, np.array(rows))
+    return Curve(variant.name, sum(len(pool.rows) for feed in mine for pool in feed.train), at, np.array(rows))
 
 
 def _run(

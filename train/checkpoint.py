@@ -100,12 +100,14 @@ def broken(path: str) -> str | None:
     return None
 
 
-def load(checkpoint: Checkpoint) -> Tensors:
-    """All its tensors, whole, one dictionary per group. Raises ValueError when the bytes are not those written."""
+def load(checkpoint: Checkpoint, wanted: Collection[str] | None = None) -> Tensors:
+    """Its tensors, whole, one dictionary per group; only the wanted groups. A tensor that lies in one piece is mapped and
+    not copied. Raises ValueError when the bytes are not those written."""
     groups: dict[str, list[str]] = {}
     with _fetching(checkpoint) as fetch:
         for name in checkpoint.state["files"]:
-            groups.setdefault(pieces.group_of(name), []).append(fetch(name))
+            if wanted is None or pieces.group_of(name) in wanted:
+                groups.setdefault(pieces.group_of(name), []).append(fetch(name))
         return {group: dict(pieces.put_together(paths)) for group, paths in groups.items()}
 
 

@@ -65,6 +65,12 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return lines
 
 
+def unplaced(cache: LatentCache, feed: Feed) -> int:
+    """Clips that the set keeps and of which the view knows nothing: it was encoded for a smaller set."""
+    known = cache.view(feed.view)["clip_id"].combine_chunks()
+    return pc.sum(pc.invert(pc.is_in(cache.ledger(feed.set)["clip_id"], value_set=known))).as_py() or 0
+
+
 def _wanted(cache: LatentCache, feed: Feed) -> pa.Table:
     """clip_id, start_tick, bucket, weight, split of the samples that set and view have in common.
 

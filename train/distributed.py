@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
@@ -95,7 +95,8 @@ def spread(model: nn.Module, blocks: Sequence[nn.Module], shard: str | int, dtyp
     """Leave each process its part of the weights, in at least float32; they are gathered block by block in `dtype`.
 
     With fewer parts than processes, groups of processes hold the same part and their gradients are summed as well.
-    Returns False, and only moves the model to its device, where one process holds all.
+    Returns False, and only moves the model to its device, where one process holds all. A model on the meta device has
+    room for its part afterwards, and no numbers in it yet.
     """
     wide = torch.promote_types(dtype, torch.float32)
     model.to(wide)
@@ -110,6 +111,8 @@ def spread(model: nn.Module, blocks: Sequence[nn.Module], shard: str | int, dtyp
     for block in blocks:  # one after the other: a GPU never holds more than a block it has not yet cut up
         fully_shard(block, **settings)
     fully_shard(model, **settings)
+    if any(one.is_meta for one in model.parameters()):
+        model.to_empty(device=world.device)
     return True
 
 
@@ -119,11 +122,18 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def spread_like(whole: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor, the same on each process, cut up as `like` is."""
+    """A whole tensor, the same on each process, cut up as `like` is. Nothing is sent: each keeps its part."""
     if not isinstance(like, DTensor):
         return whole
     place = local(like)
-    return distribute_tensor(whole.to(place.device, place.dtype), like.device_mesh, like.placements)
+    whole = whole.to(place.device, place.dtype)
+    return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)
+
+
+@torch.no_grad()
+def put(into: Mapping[str, Tensor], name: str, whole: Tensor) -> None:
+    """Write a whole tensor, the same on each process, to that of its name, spread or not."""
+    into[name].copy_(spread_like(whole, into[name]))
 
 
 def whole(tensor: Tensor) -> Tensor:

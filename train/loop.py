@@ -13,17 +13,16 @@ from typing import Any, NamedTuple
 
 from cache.read import LatentCache, open_cache
 from commands import Stop, hold
-from model.dit import DiT, compile_blocks
 from pipelines import Recipe, RecipeError, Stage, resolved
-from train import adapters, checkpoint, conditions, distributed, semantic, stages
 from train import batch as batches
+from train import checkpoint, conditions, distributed, network, semantic, stages
 from train.data import FeedPools, changes, stage_pools
 from train.distributed import World, barrier
 from train.during import StageSamples
 from train.folder import RunFolder
 from train.loader import read_ahead
 from train.metrics import Metrics, Progress, machine
-from train.optim import DTYPES, Weights, learning_rate
+from train.optim import Weights, learning_rate
 from train.phases import Phases
 from train.plan import MicroBatch, Plan, share_out
 from train.probe import probe
@@ -110,32 +109,11 @@ def _open(recipe: Recipe, name: str, world: World, cache: LatentCache, folder: R
         plan = batches.plan_of(stage, feeds)
     except ValueError as error:
         raise RecipeError(f"stages.{name}: {error}") from None
-    widths = stages.widths_of(cache.settings)
-    model = stages.build(stages.size_of(recipe), widths, stage.seed, stage.checkpointing, stage.image_to_video,
-                         stage.start)  # fmt: skip
-    if stage.lora:
-        _adapt(model, recipe, name, world, folder)
-    if stage.compile:
-        compile_blocks(model)
-    spread = distributed.spread(model, model.blocks(), stage.shard, DTYPES[stage.precision], world)
+    model, spread = network.of_stage(recipe, name, world, cache.settings, folder.path)
     weights = Weights(model, stage, spread)
     found = checkpoint.latest(folder.path)
     phases = Phases(recipe, name, weights, found.state.get("phase") if found else None)
     return Run(recipe, name, stage, world, cache, feeds, plan, weights, phases, folder)
-
-
-def _adapt(model: DiT, recipe: Recipe, name: str, world: World, folder: RunFolder) -> None:
-    """Load what the adapters are put on, keep it in the run's folder, put them on."""
-    stage = recipe.stages[name]
-    frozen = stages.frozen_weights(recipe, name)
-    if frozen is not None:
-        model.load_state_dict(frozen)
-    barrier(world)  # all have looked whether it is kept
-    if world.first and adapters.base_of(folder.path) is None:
-        adapters.keep_base(folder.path, model.state_dict())
-    barrier(world)
-    assert stage.lora is not None
-    adapters.put_on(model, stage.lora, stage.seed)
 
 
 def _go_on(run: Run, progress: Progress) -> int:

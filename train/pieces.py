@@ -64,16 +64,21 @@ def held(path: str) -> dict[str, Piece]:
 
 
 def put_together(paths: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
-    """Each tensor whole, one at a time, in order of their names."""
+    """Each tensor whole, one at a time, in order of their names; one that lies in one piece is a map of the file."""
     found: dict[str, list[tuple[str, Piece]]] = defaultdict(list)
     for path in paths:
         for name, piece in held(path).items():
             found[name].append((path, piece))
     for name, places in sorted(found.items()):
-        tensor = torch.empty(places[0][1].of, dtype=places[0][1].dtype)
+        first = places[0][1]
+        tensor = None if first.size == first.of else torch.empty(first.of, dtype=first.dtype)
         for path, piece in places:
             with safe_open(path, "pt") as file:
-                tensor[_box(piece.at, piece.size)] = file.get_tensor(name)
+                if tensor is None:
+                    tensor = file.get_tensor(name)
+                else:
+                    tensor[_box(piece.at, piece.size)] = file.get_tensor(name)
+        assert tensor is not None
         yield name, tensor
 
 

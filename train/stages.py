@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -75,23 +76,30 @@ def widths_of(settings: dict[str, Any]) -> Widths:
 
 def build(
     size: dict[str, Any], widths: Widths, seed: int, checkpointing: str = "none", images: Image2Video | None = None,
-    start: str | None = None,
+    start: str | None = None, meta: bool = False,
 ) -> DiT:  # fmt: skip
     """The network with the start weights that the seed gives, whatever was drawn before; on the CPU. images: how it is
-    given them, if it makes video of images. start: `identity` hands its input on (model/dit_start.py)."""
+    given them, if it makes video of images. start: `identity` hands its input on (model/dit_start.py). meta: without
+    any numbers, for train/network.py to fill."""
     chosen = size | {
         "out_channels": widths.channels, "text_width": widths.text, "pooled_width": widths.pooled,
         "checkpointing": checkpointing, **conditions.network(images, widths.channels),
     }  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.device("meta" if meta else "cpu"):
         torch.manual_seed(seed)
         model = DiT(**chosen)
-    if start == IDENTITY:
-        try:
+    if start == IDENTITY and not meta:
+        with identity_fits():
             hand_on(model, seed)
-        except ValueError as error:
-            raise RecipeError(f"start: {IDENTITY}: {error}") from None
     return model
+
+
+@contextmanager
+def identity_fits() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise RecipeError(f"start: {IDENTITY}: {error}") from None
 
 
 def start_weights(recipe: Recipe, name: str) -> dict[str, Tensor] | None:
@@ -154,7 +162,7 @@ def _of_stage(recipe: Recipe, name: str, source: str) -> dict[str, Tensor]:
             f"stages.{name} starts from stage '{source}', which {state}: run `python -m train.run --stage {source}`, "
             f"or say where to start with `start:` (a stage, a path, {' or '.join(NEW)})"
         )
-    learnt, lora = checkpoint.load(found)["model"], recipe.stages[source].lora
+    learnt, lora = checkpoint.load(found, ("model",))["model"], recipe.stages[source].lora
     if lora is None:
         return learnt
     base = adapters.base_of(run_folder(recipe, source))
