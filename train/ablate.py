@@ -95,16 +95,15 @@ def main(
     name = stage or next(iter(settings.stages))
     if bool(sets) == bool(vary):
         raise pipelines.RecipeError("give two sets or more to compare with --set, or a threshold with --vary")
-    if vary:
-        variants = _with_values(settings, name, vary, asked, f"model={size}")
-    elif len(several := list(dict.fromkeys(sets or ()))) < 2:
-        raise pipelines.RecipeError(f"--set: give two sets or more to compare, got {', '.join(several)}")
-    else:
-        variants = [Variant(one, settings, _with_set(settings, name, one)) for one in several]
+    several = list(dict.fromkeys(sets or ()))
+    if several and len(several) < 2:
+        raise pipelines.RecipeError(f"--set: give two sets or more to compare, got {several[0]}")
     stop = commands.Stop()
     from cache.fingerprint import CacheError
 
     try:
+        variants = [Variant(one, settings, _with_set(settings, name, one)) for one in several]
+        variants += _with_values(settings, name, vary, asked, f"model={size}") if vary else []
         curves = [_curve(settings, name, one, steps, seeds, validations, device, workers, stop) for one in variants]
     except CacheError as error:
         raise pipelines.RecipeError(str(error)) from None
@@ -142,9 +141,13 @@ def _with_values(recipe: pipelines.Recipe, stage: str, vary: str, asked: Asked, 
 
 
 def _made(recipe: pipelines.Recipe, sets: Collection[str]) -> bool:
-    from curate.tables import Tables
+    from cache.read import open_cache
 
-    return all(storage.exists(Tables(recipe).ledger_path(name)) for name in sets)
+    cache = open_cache(recipe)
+    try:
+        return all(cache.ledger(name) is not None for name in sets)
+    except FileNotFoundError:
+        return False
 
 
 def _make_ledgers(options: Sequence[str]) -> None:
