@@ -62,21 +62,23 @@ def write_ours(folder: Path, kind: Kind) -> None:
     }
     described = {"settings": settings["latents"], "text": {TEXT: settings["text"]}, "samples": {name: kind.count}}
     tables.write_json(str(folder / "cache.json"), described)
-    latents, texts = [], []
+    latents, texts, finite = [], [], True
     everything = samples(kind)
     for shard in range(-(-kind.count // per_shard)):
         some = [one for _, one in zip(range(per_shard), everything)]
         with writing_shard(str(folder / name / tables.shard_name(shard))) as tar:
             for key, latent, _ in some:
                 tar.add(key, pack({"latent": latent}), {"clip_id": key})
-        latents += [_row(place, shard) for place in tar.places]
+        latents, finite = latents + [_row(place, shard) for place in tar.places], finite and tar.finite
         text_tar = tables.text_name(shard, TEXT)
         with writing_shard(str(folder / name / text_tar)) as tar:
             for key, _, states in some:
                 tar.add(key, packed([TextStates(states, torch.zeros(POOLED).bfloat16())], ["a"]))
+        finite = finite and tar.finite
         texts += [_row(place, shard) | {"tar": text_tar, "captions": ["a"]} for place in tar.places]
-    tables.write_table(tables.index_path(str(folder), name), pa.Table.from_pylist(latents, tables.INDEX))
-    tables.write_table(tables.text_index_path(str(folder), name, TEXT), pa.Table.from_pylist(texts, tables.TEXT_INDEX))
+    tables.write_index(tables.index_path(str(folder), name), pa.Table.from_pylist(latents, tables.INDEX), finite)
+    text_table = pa.Table.from_pylist(texts, tables.TEXT_INDEX)
+    tables.write_index(tables.text_index_path(str(folder), name, TEXT), text_table, finite)
     view = [{"clip_id": row["clip_id"], "start_tick": 0, "bucket": name, "reason": None} for row in latents]
     tables.write_table(tables.view_path(str(folder), "all"), pa.Table.from_pylist(view, tables.VIEW))
 

@@ -42,10 +42,10 @@ def ours(place: str, kind: Kind) -> Epochs:
     def epoch(seed: int, order: str = "shuffled", workers: int = 0) -> Batches:
         if order == "sequential":
             chunks = (range(at, min(at + kind.batch, kind.count)) for at in range(0, kind.count, kind.batch))
-            found = (cache.gather(kind.bucket.name, rows) for rows in chunks)
+            found = (cache.gather(kind.bucket.name, rows, [0] * len(rows)) for rows in chunks)
         else:
             found = cache.epoch(
-                "all", batch=kind.batch, seed=seed, workers=max(workers, 2) if cache.remote else workers
+                "all", batch=kind.batch, seed=seed, workers=max(workers, 2) if cache.remote else workers, variant=0
             )
         return ((one.latent, one.texts.padded()[0]) for one in found)
 

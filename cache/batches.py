@@ -25,6 +25,7 @@ from cache.lookup import Identities, Ints, find, identities
 from cache.order import Pool, Step, Steps
 from cache.shelf import Window
 from cache.texts import Texts
+from model.text import TextStates
 
 if TYPE_CHECKING:
     from cache.read import LatentCache
@@ -32,6 +33,17 @@ if TYPE_CHECKING:
 AHEAD = 8  # batches that are read ahead
 FETCH = 64  # batches whose shards are fetched ahead
 RECENT_SHARDS = 256  # of which the system was told
+
+
+class Sample(NamedTuple):
+    """latent (C, t, h, w) in the stored dtype; texts: one per caption variant; conditions: name -> tensor."""
+
+    clip_id: str
+    start_tick: int
+    latent: torch.Tensor
+    texts: tuple[TextStates, ...]
+    conditions: dict[str, torch.Tensor]
+    logvar: torch.Tensor | None = None
 
 
 class Batch(NamedTuple):
@@ -46,6 +58,11 @@ class Batch(NamedTuple):
     conditions: dict[str, torch.Tensor]
     logvar: torch.Tensor | None = None
 
+    def samples(self) -> list[Sample]:
+        """Views of each, without its texts."""
+        parts = [{name: one[i] for name, one in self.conditions.items()} for i in range(len(self.clip_ids))]
+        return [Sample(*one[:3], (), one[3]) for one in zip(self.clip_ids, self.start_ticks, self.latent, parts)]
+
 
 def pools(
     cache: LatentCache, view: str, set_name: str | None, split: str, batch: int, tokens: int | None
@@ -55,8 +72,22 @@ def pools(
     batch: samples read together; tokens: instead, a budget that each bucket fills. Raises CacheError for samples that
     are not in the index.
     """
+    gone = frozenset() if set_name else _gone(cache)
+    key = (view, set_name, split, batch, tokens, gone, cache.view_version(view))
+    if set_name or key[-1] is None:  # a set's ledger may be another one by now
+        return _pools(cache, view, set_name, split, batch, tokens, gone)
+    if key not in cache.pools:
+        cache.pools.clear()
+        cache.pools[key] = _pools(cache, view, set_name, split, batch, tokens, gone)
+    return cache.pools[key]
+
+
+def _pools(
+    cache: LatentCache, view: str, set_name: str | None, split: str, batch: int, tokens: int | None,
+    gone: frozenset[str],
+) -> list[Pool]:  # fmt: skip
     rows = cache.placed(view)
-    rows, weights = _of_set(cache, rows, set_name, split) if set_name else _remembered(cache, rows)
+    rows, weights = _of_set(cache, rows, set_name, split) if set_name else _remembered(rows, gone)
     wanted, (codes, names), found = identities(rows), coded(rows["bucket"]), []
     for code, bucket in sorted(enumerate(names), key=lambda one: one[1]):
         size = batch if tokens is None else max(1, tokens // Bucket.parse(bucket).tokens())
@@ -124,9 +155,13 @@ def _tell(cache: LatentCache, step: Step, recent: OrderedDict[tuple[str, int], N
 Weighted = tuple[pa.Table, np.ndarray]
 
 
-def _remembered(cache: LatentCache, rows: pa.Table) -> Weighted:
-    """Every row but those of forgotten clips, weight 1. A plain web server lists no tombstones: nothing is left out there."""
-    gone = set() if cache.folder.startswith("http") else forgotten_clips(cache.folder.rpartition("/")[0])
+def _gone(cache: LatentCache) -> frozenset[str]:
+    """Forgotten clips. A plain web server lists no tombstones: nothing is left out there."""
+    return frozenset(() if cache.folder.startswith("http") else forgotten_clips(cache.folder.rpartition("/")[0]))
+
+
+def _remembered(rows: pa.Table, gone: frozenset[str]) -> Weighted:
+    """Every row but those of forgotten clips, weight 1."""
     if gone:
         rows = rows.filter(pc.invert(pc.is_in(rows["clip_id"], pa.array(sorted(gone), pa.string()))))
     return rows, np.ones(len(rows))

@@ -95,7 +95,7 @@ def _write_shard(job: Job, shard: Shard, done: Callable[[Bucket, int], None],
             else:
                 writer.add(item.key, pack(found), _facts(item, job.bucket))
             done(job.bucket, 1)
-    job.state.add(shard.number, writer.places, writer.failed)
+    job.state.add(shard.number, writer.places, writer.failed, writer.finite)
 
 
 def _encoded(recipe: Recipe, bucket: Bucket, items: Sequence[Item], networks: Networks,

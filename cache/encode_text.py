@@ -56,6 +56,7 @@ class TextWriter:
         self._lengths: dict[str, int] = {}
         self._recent: OrderedDict[str, TextStates] = OrderedDict()
         self.counts = TextCounts()
+        self._finite = True  # the states of the bucket at hand
         for bucket in tables.buckets(folder):
             self._remember(bucket, self._index(bucket).to_pylist())
 
@@ -67,6 +68,8 @@ class TextWriter:
         for row in latents.to_pylist():
             wanted.setdefault(row["shard"], []).append(row | {"captions": self._hashes(bucket, row, before)})
         rows, written = [], 0
+        path = tables.text_index_path(self.folder, bucket, self.made_by)
+        self._finite = not old or tables.all_finite(path)
         for shard, samples in sorted(wanted.items()):
             tar = tables.text_name(shard, self.made_by, samples)
             places = self._places(bucket, tar, samples, before)
@@ -77,7 +80,7 @@ class TextWriter:
         rows = [row | {"lengths": [self._length(one) for one in row["captions"]]} for row in rows]
         table = pa.Table.from_pylist(rows, schema=tables.TEXT_INDEX)
         if rows != old or not old:
-            tables.write_table(tables.text_index_path(self.folder, bucket, self.made_by), table)
+            tables.write_index(path, table, self._finite)
         return written
 
     def _index(self, bucket: str) -> pa.Table:
@@ -111,6 +114,7 @@ class TextWriter:
         if found is None or not complete(found, [one["key"] for one in samples]):
             set_aside(path, self.say)
             return None
+        self._finite = self._finite and found.finite
         return found.places
 
     def _write(self, bucket: str, tar: str, samples: list[dict[str, Any]]) -> list[Place]:
@@ -121,6 +125,7 @@ class TextWriter:
                 for one in batch:
                     slots = [states[text] for text in dict.fromkeys(one["captions"])]
                     writer.add(one["key"], packed(slots, one["captions"]))
+        self._finite = self._finite and writer.finite
         return writer.places
 
     def _states(self, samples: list[dict[str, Any]], image: bool) -> dict[str, TextStates]:

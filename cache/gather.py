@@ -19,9 +19,11 @@ from cache.blocks import room_for
 from cache.fingerprint import CacheError
 from cache.finite import finite
 from cache.maps import BLOCK_BYTES, Maps, arrived, ends_before, member_name
-from cache.members import header_of, places_of, unpack
+from cache.members import header_of, layout_of, unpack
 from cache.places import Looker, Places, patiently
 from cache.rows import REPAIR, Rows
+
+HEAD_BYTES = 4096  # of a sample: its header and more
 
 
 class Layout(NamedTuple):
@@ -50,25 +52,20 @@ def latents(maps: Maps, chosen: Rows, rows: Sequence[int], clips: Sequence[str],
 def _latents(chosen: Rows, look: Looker, at: Places) -> dict[str, torch.Tensor]:
     if not at.rows:
         raise ValueError("a batch needs a row")
-    if chosen.layout is None:
-        look.read(at, 0)
-    layout: Layout = chosen.layout  # type: ignore[assignment] (known now)
-    count, header = len(at.rows), len(layout.header)
+    layout = chosen.layout or _first(chosen, look, at)
+    count = len(at.rows)
     made = [room_for((count, *one.shape), one.dtype) for one in layout.like]
     sizes = [end - begin for begin, end in layout.places]
-    by_tensor = [_cut(room, size, count) for (_, room), size in zip(made, sizes)]
-    rooms = list(zip(*by_tensor))  # for each sample
+    rooms = list(zip(*[_cut(room, size, count) for (_, room), size in zip(made, sizes)]))  # for each sample
     if at.due or not layout.packed:
-        _fresh(look, layout, at, rooms)
-        if not all(finite(np.frombuffer(room, np.uint8), tensor.dtype) for tensor, room in made):
+        _fresh(chosen, look, layout, at, rooms)
+        if not look.trusts and not all(finite(np.frombuffer(room, np.uint8), tensor.dtype) for tensor, room in made):
             for i in at.due:
                 look.read(at, i)
         for i in at.due:
             at.looked(i)
     else:
-        for i, (tar, start, room) in enumerate(zip(at.tars, at.starts, rooms)):
-            if not tar.read(room, start + header, layout.bytes):
-                raise ends_before(look.column, at.rows[i], tar.size)
+        _again(look, len(layout.header), at, rooms)
     return {name: tensor for name, (tensor, _) in zip(layout.names, made)}
 
 
@@ -76,7 +73,19 @@ def _cut(room: memoryview, size: int, count: int) -> list[memoryview]:
     return [room[i * size : (i + 1) * size] for i in range(count)]
 
 
-def _fresh(look: Looker, layout: Layout, at: Places, rooms: Sequence[Sequence[memoryview]]) -> None:
+def _again(look: Looker, header: int, at: Places, rooms: Sequence[Sequence[memoryview]]) -> None:
+    """Samples that were looked at, to their place: out of the map of a tar that has one."""
+    for i, (tar, data, start, stop, room) in enumerate(zip(at.tars, at.maps(), at.starts, at.stops, rooms)):
+        if data is None or stop > tar.size:
+            if not tar.read(room, start + header, stop - start - header):
+                raise ends_before(look.column, at.rows[i], tar.size)
+            continue
+        start += header
+        for piece in room:
+            piece[:] = data[start : (start := start + len(piece))]
+
+
+def _fresh(chosen: Rows, look: Looker, layout: Layout, at: Places, rooms: Sequence[Sequence[memoryview]]) -> None:
     """Read to their place samples of which some are due, and look at them but for that their numbers are finite, which
     is cheaper to ask of all at once."""
     head = memoryview(bytearray(BLOCK_BYTES + len(layout.header)))
@@ -86,12 +95,11 @@ def _fresh(look: Looker, layout: Layout, at: Places, rooms: Sequence[Sequence[me
     ):
         arrived(tar, look.column, row, start, stop)
         plain = layout.packed and look.sums and stop - start + BLOCK_BYTES == size and start >= BLOCK_BYTES
-        if plain and tar.read([head, *room], start - BLOCK_BYTES, size):
-            before, digest = bytes(head), known.copy()
-            for piece in room:
-                digest.update(piece)
+        if plain and tar.read_summed(room, start - BLOCK_BYTES, digest := known.copy(), head):
+            before = bytes(head)
             named = before.startswith(member_name(clip)) and before.endswith(layout.header)
             if named and digest.intdigest() == sums[i]:
+                chosen.layout = chosen.layout or layout
                 continue
         data = look.read(at, i)
         for piece, (begin, end) in zip(room, layout.places):
@@ -109,20 +117,41 @@ def settle(chosen: Rows, row: int, data: memoryview) -> int:
     return 1
 
 
+def _first(chosen: Rows, look: Looker, at: Places) -> Layout:
+    """The bucket's layout by the header of a first sample, whose checksum is checked when it is read. Raises CacheError."""
+    if look.sums:
+        head = look.head(at, 0, HEAD_BYTES)[min(BLOCK_BYTES, at.starts[0]) :]
+        try:
+            return _described(chosen, at.rows[0], header_of(head), at.stops[0] - at.starts[0])
+        except (CacheError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            pass  # read whole, it says what is wrong
+    look.read(at, 0)
+    return chosen.layout  # type: ignore[return-value] (known now)
+
+
 def _layout(chosen: Rows, row: int, data: memoryview) -> Layout:
     """Of a sample, which says what the bucket's is if it is the first one. Raises CacheError if others say otherwise."""
-    tensors = checked(chosen, row, unpack(data, chosen.latents.name(row))[0])
+    unpack(data, chosen.latents.name(row))
     header = header_of(data)
-    place = dict(zip(tensors, places_of(header, tuple(tensors))))
-    names = tuple(sorted(tensors, key=place.__getitem__))
-    like, places = tuple(tensors[name].to("meta") for name in names), tuple(place[name] for name in names)
-    packed = [len(header), *(end for _, end in places)] == [*(begin for begin, _ in places), len(data)]
-    found = Layout(header, len(data) - len(header), names, like, places, packed)
+    found = _described(chosen, row, header, len(data))
     with chosen.lock:  # of several threads the first one says what the others are held to
         chosen.layout = chosen.layout or found
     if chosen.layout.header != header:
         raise CacheError(f"{chosen.latents.name(row)}: holds other tensors than the samples before; {REPAIR}")
     return found
+
+
+def _described(chosen: Rows, row: int, header: bytes, size: int) -> Layout:
+    """What a header says of a member of `size` bytes. Raises CacheError for another latent, ValueError and its like for
+    what is no header."""
+    parts, _ = layout_of(header, size)
+    checked(chosen, row, {name: torch.empty(shape, dtype=dtype, device="meta") for name, dtype, shape, _, _ in parts})
+    found = sorted((at, at + count * dtype.itemsize, name, dtype, shape) for name, dtype, shape, count, at in parts)
+    names = tuple(name for _, _, name, _, _ in found)
+    like = tuple(torch.empty(shape, dtype=dtype, device="meta") for _, _, _, dtype, shape in found)
+    places = tuple((len(header) + begin, len(header) + end) for begin, end, _, _, _ in found)
+    packed = [len(header), *(end for _, end in places)] == [*(begin for begin, _ in places), size]
+    return Layout(header, size - len(header), names, like, places, packed)
 
 
 def checked(chosen: Rows, row: int, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

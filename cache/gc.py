@@ -61,7 +61,7 @@ def _stale_files(folder: str, bucket: str) -> Iterator[Stale]:
     entries = storage.find(storage.join(folder, bucket))
     named: set[str] = set()
     for entry in entries:
-        if storage.name(entry.path).startswith("index.text-"):
+        if storage.name(entry.path).startswith("index.text-") and entry.path.endswith(".parquet"):
             named |= set(tables.read_table(entry.path, tables.TEXT_INDEX)["tar"].to_pylist())
     for entry in entries:
         name = storage.name(entry.path)
@@ -105,7 +105,7 @@ def _rewrite(folder: str, one: Stale) -> None:
                 writer.add(row["key"], data[row["key"]], facts[row["key"]])
             for key, reason in failed.items():
                 writer.fail(key, reason)
-        state.add(shard, writer.places, writer.failed)
+        state.add(shard, writer.places, writer.failed, writer.finite)
     state.save()
     _rewrite_texts(folder, one)
 
@@ -122,7 +122,8 @@ def _rewrite_texts(folder: str, one: Stale) -> None:
         kept = [row for row in index if row["key"] not in one.keys]
         for tar in touched:
             _rewrite_text_tar(folder, one.bucket, encoder, tar, [row for row in kept if row["tar"] == tar])
-        tables.write_table(entry.path, pa.Table.from_pylist(kept, schema=tables.TEXT_INDEX))
+        finite = tables.all_finite(entry.path)
+        tables.write_index(entry.path, pa.Table.from_pylist(kept, schema=tables.TEXT_INDEX), finite)
         for tar in touched:
             storage.remove(storage.join(folder, one.bucket, tar))
 

@@ -5,6 +5,8 @@ latents-<fp8>/views/<view>.parquet              ledger: each clip's bucket, or t
 latents-<fp8>/<bucket>/shards.parquet           plan: which samples are in which shard; written before any shard
 latents-<fp8>/<bucket>/shard-00000.tar          latents, their index in index.parquet
 latents-<fp8>/<bucket>/shard-00000.text-<fp8>.tar    text states, their index in index.text-<fp8>.parquet
+
+Beside an index and a view lies the same table as cache.beside writes it, for readers of a local cache.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cache import ranges
+from cache import beside, ranges
 from cache.fingerprint import CacheError
 from media import storage
 from pipelines import fingerprint
@@ -44,6 +46,8 @@ TEXT_INDEX = pa.schema(
 )
 FAILED = pa.schema({"key": _text, "clip_id": _text, "start_tick": _tick, "shard": pa.int32(), "reason": _text})
 VIEW = pa.schema({"clip_id": _text, "start_tick": _tick, "bucket": _text, "reason": _text})
+OPENED_BY_READERS = tuple(set(schema.names) for schema in (INDEX, TEXT_INDEX, VIEW))
+FINITE = {b"finite": b"all"}  # of an index: all numbers of its samples were looked at when they were written
 
 
 class OldTable(CacheError):
@@ -92,10 +96,21 @@ def read_columns(path: str, names: Sequence[str]) -> pa.Table:
 
     Raises FileNotFoundError, and OldTable for a table without one of them.
     """
+    if not storage.is_remote(path) and (found := beside.read(path, names)) is not None:
+        return found
     source = _source(path)
     if source is None:
         raise FileNotFoundError(path)
     return _columns(path, source, names).combine_chunks()
+
+
+def version(path: str) -> tuple[int, int, int] | None:
+    """What tells a local file from one that replaced it."""
+    try:
+        there = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return there.st_mtime_ns, there.st_size, there.st_ino
 
 
 def made_table(path: str, schema: pa.Schema) -> pa.Table:
@@ -158,8 +173,29 @@ def _columns(path: str, source: Any, names: Sequence[str]) -> pa.Table:
 def write_table(path: str, table: pa.Table) -> None:
     """Whole or not at all. Ids and checksums never repeat: a dictionary of them would only cost time to read."""
     repeated = [name for name in table.column_names if name not in ("clip_id", "key", "xxh3", "offset", "captions")]
-    with storage.writing(path) as file:
-        pq.write_table(table, file, compression="zstd", use_dictionary=repeated)  # type: ignore[arg-type] (names are fine)
+    data = pa.BufferOutputStream()
+    pq.write_table(table, data, compression="zstd", use_dictionary=repeated)  # type: ignore[arg-type] (names are fine)
+    written = data.getvalue()
+    storage.write_bytes(path, written)
+    if set(table.column_names) in OPENED_BY_READERS and not storage.is_remote(path):
+        beside.write(path, table.drop_columns(["captions"]) if "captions" in table.column_names else table, written)
+
+
+def write_index(path: str, table: pa.Table, finite: bool) -> None:
+    """finite: all numbers of its samples were looked at; a reader whose checksum is right need not look again."""
+    write_table(path, table.replace_schema_metadata(FINITE if finite else None))
+
+
+def says_finite(table: pa.Table) -> bool:
+    return (table.schema.metadata or {}).get(b"finite") == FINITE[b"finite"]
+
+
+def all_finite(path: str) -> bool:
+    """Whether an index says so; that of no samples does."""
+    try:
+        return says_finite(read_columns(path, ["clip_id"]))
+    except (FileNotFoundError, OldTable):
+        return True
 
 
 def read_json(path: str) -> dict[str, Any] | None:

@@ -27,6 +27,7 @@ from media import storage
 
 OPEN_TARS = 256  # file descriptors are the limit
 AGAIN = 2  # times that a tar is read before it is mapped: a map costs more than it saves until it was read five times
+PIECE_BYTES = 1 << 19
 BLOCK_BYTES, NAME_BYTES = 512, 100  # of a tar's header, the name comes first
 
 
@@ -53,21 +54,39 @@ class Opened:
             self._map = memoryview(mmap.mmap(self.file, 0, access=mmap.ACCESS_COPY))
         return self._map
 
+    def mapped(self) -> memoryview | None:
+        """The map of a tar that was read often enough, for copies at once: who touches a map behind the end of its file
+        is killed, so the file's size is asked for each time. None: read."""
+        if self.fetch is not None or self.taken <= AGAIN * self.size or os.fstat(self.file).st_size < self.size:
+            return None
+        return self.map
+
     def read(self, buffers: Sequence[memoryview], at: int, size: int) -> bool:
         """Fill buffers of `size` bytes, one after the other, with what lies at `at`. Whether the file has as much."""
-        if self.taken > AGAIN * self.size and self.fetch is None:
-            return self._copy(buffers, at, at + size)
         self.taken += size
         missing = size - os.preadv(self.file, buffers, at)
         return not missing or self._read_on(buffers, at, missing)
 
-    def _copy(self, buffers: Sequence[memoryview], at: int, stop: int) -> bool:
-        """From the map. The file's size is asked for: who touches a map behind the end of its file is killed."""
-        if stop > min(self.size, os.fstat(self.file).st_size):
-            return False
-        data = self.map
-        for one in buffers:
-            one[:] = data[at : (at := at + len(one))]
+    def read_summed(
+        self, buffers: Sequence[memoryview], at: int, digest: xxhash.xxh3_64, before: memoryview | None = None
+    ) -> bool:
+        """The same, and their bytes into the digest. before: filled first, not for the digest. Large ones go piece by
+        piece, while they are in the processor's cache; small ones with one system call."""
+        size, first = sum(map(len, buffers)), () if before is None else (before,)
+        if size <= 2 * PIECE_BYTES:
+            if not self.read((*first, *buffers), at, size + sum(map(len, first))):
+                return False
+            for one in buffers:
+                digest.update(one)
+            return True
+        for whole in (*first, *buffers):
+            for start in range(0, len(whole), PIECE_BYTES):
+                piece = whole[start : start + PIECE_BYTES]
+                if not self.read((piece,), at, len(piece)):
+                    return False
+                if whole is not before:
+                    digest.update(piece)
+                at += len(piece)
         return True
 
     def _read_on(self, buffers: Sequence[memoryview], at: int, missing: int) -> bool:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 
 from cache.fingerprint import CacheError
+from cache.finite import finite
 
 DTYPES = {
     "BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64,
@@ -66,16 +68,20 @@ def unpack(buffer: memoryview, where: object) -> tuple[dict[str, torch.Tensor], 
     return tensors, dict(notes)
 
 
+def all_finite(data: bytes) -> bool:
+    """Of all tensors of a member. What is no member says nothing of its numbers: False."""
+    try:
+        header = header_of(memoryview(data))
+        layout, _ = layout_of(header, len(data))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return False
+    raw, start = np.frombuffer(data, np.uint8), len(header)
+    return all(finite(raw[start + at :][: count * dtype.itemsize], dtype) for _, dtype, _, count, at in layout)
+
+
 def header_of(buffer: memoryview) -> bytes:
     """Everything before the data, of a buffer that unpack() accepted: members of equal headers have equal layouts."""
     return bytes(buffer[: 8 + int.from_bytes(buffer[:8], "little")])
-
-
-def places_of(header: bytes, names: Sequence[str]) -> tuple[tuple[int, int], ...]:
-    """For each of these tensors of a member with this header: the bytes [begin, end) where it lies in the member."""
-    parsed = json.loads(header[8:])
-    offsets = (parsed[name]["data_offsets"] for name in names)
-    return tuple((len(header) + begin, len(header) + end) for begin, end in offsets)
 
 
 def layout_of(header: bytes, size: int) -> tuple[tuple[tuple[Any, ...], ...], dict[str, str]]:

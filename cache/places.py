@@ -35,6 +35,11 @@ class Places(NamedTuple):
         tar = self.tars[i]
         tar.looked[self.rows[i] - tar.first] = number
 
+    def maps(self) -> list[memoryview | None]:
+        """Of each sample's tar the map, where it is worth having."""
+        found = {id(tar): tar.mapped() for tar in {id(tar): tar for tar in self.tars}.values()}
+        return [found[id(tar)] for tar in self.tars]
+
 
 class Looker(NamedTuple):
     """Reads samples of a column and looks at those that are due. sums: checksums too; always: every time."""
@@ -69,6 +74,21 @@ class Looker(NamedTuple):
             if i in due:
                 self.look(at, i, bytes(tar.map[max(0, start - BLOCK_BYTES) : start]), data)
             yield data
+
+    @property
+    def trusts(self) -> bool:
+        """A right checksum says that the numbers are finite too."""
+        return self.sums and self.column.finite
+
+    def head(self, at: Places, i: int, size: int) -> memoryview:
+        """The tar's header before sample i and its first `size` bytes or all it has, not looked at."""
+        start, stop = at.starts[i], min(at.stops[i], at.starts[i] + size)
+        arrived(at.tars[i], self.column, at.rows[i], start, stop)
+        before = min(BLOCK_BYTES, start)
+        found = memoryview(bytearray(before + stop - start))
+        if not at.tars[i].read((found,), start - before, len(found)):
+            raise ends_before(self.column, at.rows[i], at.tars[i].size)
+        return found
 
     def read(self, at: Places, i: int, into: memoryview | None = None) -> memoryview:
         """Bytes of sample i, read and looked at. into: room for them and for the tar's header before them."""

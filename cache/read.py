@@ -16,15 +16,15 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from threading import Lock
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 
 from cache import batches, gather, order, texts
 from cache import index as tables
+from cache.batches import Sample
 from cache.columns import whole
 from cache.fingerprint import CacheError, NoCache, cache_folder, differences, latent_settings, text_settings
 from cache.maps import Maps
@@ -33,22 +33,10 @@ from cache.places import Looker, patiently
 from cache.rows import Rows
 from cache.shelf import Shelf, Window
 from media import storage
-from model.text import TextStates
 from pipelines import Recipe, fingerprint
 
 SHELF_BYTES = 32_000_000_000
 Check = Literal["first", "always", "never"]
-
-
-class Sample(NamedTuple):
-    """latent (C, t, h, w) in the stored dtype; texts: one per caption variant; conditions: name -> tensor."""
-
-    clip_id: str
-    start_tick: int
-    latent: torch.Tensor
-    texts: tuple[TextStates, ...]
-    conditions: dict[str, torch.Tensor]
-    logvar: torch.Tensor | None = None
 
 
 def open_cache(recipe: Recipe, check: Check = "first", shelf: str | None = None,
@@ -87,6 +75,7 @@ class LatentCache:
         self.remote = storage.is_remote(folder)
         self._maps = Maps(self._shelf, shelf_bytes)
         self._open: dict[str, Rows] = {}
+        self.pools: dict[object, list[order.Pool]] = {}  # of the last epoch, see cache.batches
         self._lock = Lock()
 
     @property
@@ -136,15 +125,20 @@ class LatentCache:
 
     def epoch(self, view: str, set_name: str | None = None, *, batch: int = 1, tokens: int | None = None, seed: int = 0,
               epoch: int = 0, split: str = "train", rank: int = 0, world: int = 1, start: int = 0,
-              workers: int = 2) -> Iterator[batches.Batch]:  # fmt: skip
+              workers: int = 2, variant: int | None = None) -> Iterator[batches.Batch]:  # fmt: skip
         """An epoch's batches, each of one bucket: of a view's samples, or of those that a set keeps, by their weights.
 
         batch: samples each; tokens: instead, a budget that each bucket fills. Ranks share the batches out; start: of a
         rank's own, how many were taken before. The order depends on none of these, nor on where the cache lies.
+        variant: of the captions, if it is known that batch.texts.padded() will be asked for this one.
         """
         with tables.fetched_together(self._tables(view) if self.remote else ()):
             chosen = order.steps(batches.pools(self, view, set_name, split, batch, tokens), seed, epoch)
-        return batches.stream(self, chosen[rank::world][start:], workers, lambda step: self.gather(*step[:2]))
+
+        def load(step: order.Step) -> batches.Batch:
+            return self.gather(step.bucket, step.rows, None if variant is None else [variant] * len(step.rows))
+
+        return batches.stream(self, chosen[rank::world][start:], workers, load)
 
     def _tables(self, view: str) -> list[str]:
         """Whatever an epoch of a view reads before its first shard."""
@@ -158,6 +152,10 @@ class LatentCache:
     def view(self, view: str) -> pa.Table:
         """clip_id, start_tick, bucket (null), reason (null): every clip of the sets that stages feed to the view."""
         return self._view(view, tables.VIEW.names).cast(tables.VIEW)
+
+    def view_version(self, view: str) -> object:
+        """What tells a view's table from a later one of its name; None where it takes a request to know."""
+        return None if self.remote else tables.version(tables.view_path(self.folder, view))
 
     def placed(self, view: str) -> pa.Table:
         """clip_id, start_tick, bucket (as codes) of the clips of a view that have a bucket."""
@@ -198,11 +196,13 @@ class LatentCache:
         states = _views(texts.looker(self._maps, chosen.texts, self.check), rows, clips)
         return [_sample(chosen, *one) for one in zip(rows, clips, ticks, latents, states)]
 
-    def gather(self, bucket: str, rows: Sequence[int]) -> batches.Batch:
-        """Samples of these rows stacked: each tensor is copied once, to its place. Raises CacheError."""
+    def gather(self, bucket: str, rows: Sequence[int], variants: texts.Variants | None = None) -> batches.Batch:
+        """Samples of these rows stacked: each tensor is copied once, to its place. variants: of each sample's captions
+        the one that texts.padded() gives, which is then read to its place too; None for no text; or what chooses them,
+        told how many each sample has. Raises CacheError."""
         chosen = self.rows(bucket)
         clips, ticks = chosen.names(rows)
-        states = texts.Texts(self._maps, chosen.texts, rows, clips, self.check)
+        states = texts.Texts(self._maps, chosen.texts, rows, clips, self.check, variants)
         stacked = gather.latents(self._maps, chosen, rows, clips, self.check)
         latent, logvar = stacked.pop("latent"), stacked.pop("logvar", None)
         return batches.Batch(bucket, clips, ticks, latent, states, stacked, logvar)

@@ -118,11 +118,14 @@ class Plans:
 
 
 class Column:
-    """Of the latents, or of the texts. Raises CacheError for an index that no encoder wrote."""
+    """Of the latents, or of the texts. finite: whoever wrote the index has seen that all numbers are.
+
+    Raises CacheError for an index that no encoder wrote."""
 
     def __init__(self, folder: str, bucket: str, path: str, text: bool, names: Names):
         self.bucket, self.text, self.names, self.plans = bucket, text, names, Plans()
         table = _read(path, ["shard", "offset", "bytes", "xxh3", *(["tar"] if text else [])])
+        self.finite = tables.says_finite(table)
         self.shards, self.offsets, self.sizes, self.sums = (
             to_numpy(table[name]) for name in ("shard", "offset", "bytes", "xxh3")
         )

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 import xxhash
 
 from cache.fingerprint import CacheError
+from cache.members import all_finite
 from media import storage
 
 FAILED = "__failed__"
@@ -33,16 +34,18 @@ class Place(NamedTuple):
 
 
 class ShardWriter:
-    """Adds samples to an open tar and remembers where they lie."""
+    """Adds samples to an open tar and remembers where they lie. finite: all their numbers are."""
 
     def __init__(self, file: BinaryIO):
         self._file = file
         self._tar = tarfile.TarFile(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT)
         self.places: list[Place] = []
         self.failed: dict[str, str] = {}
+        self.finite = True
 
     def add(self, key: str, tensors: bytes, facts: dict[str, Any] | None = None) -> None:
         self.places.append(Place(key, self._tar.offset + BLOCK_BYTES, len(tensors), xxhash.xxh3_64_intdigest(tensors)))
+        self.finite = self.finite and all_finite(tensors)
         self._member(f"{key}.safetensors", tensors)
         if facts is not None:
             self._member(f"{key}.json", json.dumps(facts, sort_keys=True).encode())
@@ -73,12 +76,14 @@ def writing_shard(path: str) -> Iterator[ShardWriter]:
 class Found(NamedTuple):
     places: list[Place]
     failed: dict[str, str]
+    finite: bool
 
 
 def scan(path: str) -> Found:
     """What a tar holds, read through once. Raises CacheError for one that is broken in a way a tar can show."""
     places: list[Place] = []
     failed: dict[str, str] = {}
+    finite = True
     try:
         with storage.open_read(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
@@ -88,9 +93,10 @@ def scan(path: str) -> Found:
                 elif member.name.endswith(".safetensors"):
                     key = member.name.removesuffix(".safetensors")
                     places.append(Place(key, member.offset_data, member.size, xxhash.xxh3_64_intdigest(data)))
+                    finite = finite and all_finite(data)
     except (tarfile.TarError, EOFError, ValueError) as error:
         raise CacheError(f"{path}: not a whole tar ({error})") from None
-    return Found(places, failed)
+    return Found(places, failed, finite)
 
 
 def complete(found: Found, keys: Iterable[str]) -> bool:

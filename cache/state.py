@@ -29,6 +29,7 @@ class BucketState:
         self.folder, self.bucket, self._owner = folder, bucket, say is not None
         self.plan = tables.read_table(tables.plan_path(folder, bucket), tables.PLAN)
         self._rows = tables.made_table(tables.index_path(folder, bucket), tables.INDEX).to_pylist()
+        self._finite = not self._rows or tables.all_finite(tables.index_path(folder, bucket))
         self._failed = tables.read_table(tables.failed_path(folder, bucket), tables.FAILED).to_pylist()
         self.made = _tars(storage.join(folder, bucket))
         if say is not None:
@@ -41,8 +42,9 @@ class BucketState:
         self.plan = plan
         tables.write_table(tables.plan_path(self.folder, self.bucket), plan)
 
-    def add(self, shard: int, places: Iterable[Place], failed: dict[str, str]) -> None:
-        """A shard that is now there."""
+    def add(self, shard: int, places: Iterable[Place], failed: dict[str, str], finite: bool) -> None:
+        """A shard that is now there. finite: all its numbers are."""
+        self._finite = self._finite and finite
         planned = {row["key"]: row for row in self._planned(shard)}
         for place in places:
             row = {**planned[place.key], **place._asdict()}
@@ -72,12 +74,12 @@ class BucketState:
         if not self._owner:
             return
         failed = pa.Table.from_pylist(sorted(self._failed, key=_order), schema=tables.FAILED)
-        for path, table, schema in (
-            (tables.failed_path(self.folder, self.bucket), failed, tables.FAILED),
-            (tables.index_path(self.folder, self.bucket), self.index(), tables.INDEX),
+        for path, table, schema, finite in (
+            (tables.failed_path(self.folder, self.bucket), failed, tables.FAILED, False),
+            (tables.index_path(self.folder, self.bucket), self.index(), tables.INDEX, self._finite),
         ):
             if not tables.made_table(path, schema).equals(table) or not storage.exists(path):
-                tables.write_table(path, table)
+                tables.write_index(path, table, finite)
 
     def forget_failures(self) -> int:
         """Take the failed samples out of the plan, so that they are planned anew. Their number."""
@@ -122,7 +124,7 @@ class BucketState:
         if found is None or not keys or not complete(found, keys):
             set_aside(path, say)
         else:
-            self.add(shard, found.places, found.failed)
+            self.add(shard, found.places, found.failed, found.finite)
 
 
 def _tars(folder: str) -> set[int]:

@@ -1,28 +1,36 @@
 """Text states of a batch, which differ in length: few headers differ from one another, and what one says was checked
 when it was first read (cache.members).
 
-A sample that is due is read whole and looked at. Of others only the variant that is asked for is read, to its place.
+A sample that is due is read whole and looked at. Of others only the variant that is asked for is read, to its place; and
+of one that is due too, if it is known which, the other variants then only pass by the checksum.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, overload
 
 import numpy as np
 import torch
+import xxhash
 
 from cache.blocks import ALIGN, room, room_for
 from cache.fingerprint import CacheError
 from cache.finite import finite
-from cache.maps import BLOCK_BYTES, Maps, ends_before
+from cache.maps import BLOCK_BYTES, Maps, arrived, ends_before, member_name
 from cache.members import header_of, layout_of, unpack
 from cache.places import Looker, Places, patiently
 from cache.rows import REPAIR, Column, Like, Plan
 from model.text import TextStates
 
 HEAD_BYTES = 1024  # of a member: most often its header
+
+NO_TEXT = (0, 0, 0)  # a cut of no state
+
+Padded = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+Chosen = Sequence[int | None]  # of each sample a caption variant, or no text
+Variants = Chosen | Callable[[list[int]], Chosen]  # or what chooses, told how many each sample has
 
 
 def looker(maps: Maps, column: Column, check: str) -> Looker:
@@ -43,11 +51,33 @@ def states_of(data: memoryview, column: Column, row: int) -> tuple[TextStates, .
 
 
 class Texts(Sequence[tuple[TextStates, ...]]):
-    """Text states of a batch: of each sample one per caption variant, made when they are asked for."""
+    """Text states of a batch: of each sample one per caption variant, made when they are asked for. variants: those that
+    padded() gives if it is not asked for others; what is due is then read to its place."""
 
-    def __init__(self, maps: Maps, column: Column, rows: Sequence[int], clips: Sequence[str], check: str):
+    def __init__(self, maps: Maps, column: Column, rows: Sequence[int], clips: Sequence[str], check: str,
+                 variants: Variants | None = None):  # fmt: skip
         self._look, self._column = looker(maps, column, check), column
+        self._made: tuple[Chosen, Padded] | None = None
+        self._heads: dict[int, memoryview] = {}  # of samples that are due: the tar's header, and theirs
+        if variants is not None and self._look.trusts:
+            self._made = patiently(column.bucket, lambda: self._put(rows, clips, variants))
+            return
         self._places, self._read = patiently(column.bucket, lambda: self._looked_at(rows, clips))
+        if variants is not None:
+            self._made = self._taken(variants)
+
+    def _put(self, rows: Sequence[int], clips: Sequence[str], variants: Variants) -> tuple[Chosen, Padded]:
+        """One variant of each in its place, those that were due looked at."""
+        self._places, self._read = self._look.places(rows, clips), {}
+        self._heads = {i: self._look.head(self._places, i, HEAD_BYTES) for i in self._places.due}
+        made = self._taken(variants)
+        self._heads = {}
+        return made
+
+    def _taken(self, variants: Variants) -> tuple[Chosen, Padded]:
+        plans = [self._plan(i) for i in range(len(self))]
+        chosen = list(variants([len(plan.cuts) for plan in plans]) if callable(variants) else variants)
+        return chosen, self._padded(plans, chosen)
 
     def _looked_at(self, rows: Sequence[int], clips: Sequence[str]) -> tuple[Places, dict[int, memoryview]]:
         """Where they lie, and the bytes of those that were due."""
@@ -73,49 +103,87 @@ class Texts(Sequence[tuple[TextStates, ...]]):
         data = self._read[i] if i in self._read else places.tars[i].map[places.starts[i] : places.stops[i]]
         return states_of(data, self._column, places.rows[i])
 
-    def padded(self, variants: Sequence[int] | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Of one variant of each sample (the first): states (B, L, D) padded with zeros to the longest, mask (B, L),
-        pooled (B, P), in the stored dtype."""
-        plans = [self._plan(i) for i in range(len(self))]
+    def counts(self) -> list[int]:
+        """Caption variants of each sample."""
+        return [len(self._plan(i).cuts) for i in range(len(self))]
+
+    def padded(self, variants: Chosen | None = None) -> Padded:
+        """Of one variant of each sample (those that it was made for, else the first): states (B, L, D) padded with zeros
+        to the longest, at least 1, mask (B, L), pooled (B, P), in the stored dtype. None is no text: no state, and a
+        pooled vector of zeros."""
+        if self._made and (variants is None or self._made[0] == list(variants)):
+            return self._made[1]
+        return self._taken(variants if variants is not None else [0] * len(self))[1]
+
+    def _padded(self, plans: Sequence[Plan], variants: Chosen) -> Padded:
         like = self._alike(plans)
-        cuts = [plan.cuts[variants[i] if variants else 0] for i, plan in enumerate(plans)]
+        cuts = [NO_TEXT if one is None else plan.cuts[one] for plan, one in zip(plans, variants, strict=True)]
         longest = max(1, *(stop - start for start, stop, _ in cuts))
         states, tokens = room_for((len(self), longest, like.width), like.dtype)
         pooled, vectors = room_for((len(self), like.pooled_width), like.pooled_dtype)
         token, width = like.width * like.dtype.itemsize, like.pooled_width * like.pooled_dtype.itemsize
-        at, zeros = 0, _zeros(longest * token)
-        for i, (plan, (start, stop, slot)) in enumerate(zip(plans, cuts)):
-            end = at + (stop - start) * token
-            vector = (plan.pooled + slot * width, vectors[i * width : (i + 1) * width])
-            self._fill(i, vector, (plan.states + start * token, tokens[at:end]))
-            at += longest * token
-            tokens[end:at] = zeros[: at - end]
+        row, zeros = longest * token, _zeros(longest * token)
+        for i, (plan, source, (start, stop, slot)) in enumerate(zip(plans, self._sources(), cuts)):
+            vector, states_at = plan.pooled + slot * width, plan.states + start * token
+            size, into, at = (stop - start) * token, vectors[i * width : (i + 1) * width], i * row
+            if source is not None:
+                data, first = source
+                into[:] = data[first + vector : first + vector + width]
+                tokens[at : at + size] = data[first + states_at : first + states_at + size]
+            elif i in self._heads:
+                self._fill_due(i, plan, (vector, into), (states_at, tokens[at : at + size]))
+            else:
+                self._fill(i, (vector, into), (states_at, tokens[at : at + size]))
+            tokens[at + size : at + row] = zeros[: row - size]
+            if variants[i] is None:
+                into[:] = bytes(width)
         lengths = np.array([stop - start for start, stop, _ in cuts])
         return states, torch.from_numpy(np.arange(longest) < lengths[:, None]), pooled
+
+    def _sources(self) -> list[tuple[memoryview, int] | None]:
+        """Of each sample memory that holds it, and where it starts there; None where it must be read."""
+        at, read, heads = self._places, self._read, self._heads
+        return [
+            (read[i], 0) if i in read else None if data is None or stop > tar.size or i in heads else (data, start)
+            for i, (data, tar, start, stop) in enumerate(zip(at.maps(), at.tars, at.starts, at.stops))
+        ]
 
     def _plan(self, i: int) -> Plan:
         """Of sample i, remembered if it was looked at, else from its header."""
         places = self._places
         row, tar, size = places.rows[i], places.tars[i], places.stops[i] - places.starts[i]
-        if (known := self._column.plans.of(tar.looked[row - tar.first])) is not None:
+        if not self._heads and (known := self._column.plans.of(tar.looked[row - tar.first])) is not None:
             return known
-        head = self._read.get(i)
+        head = self._heads[i][min(BLOCK_BYTES, places.starts[i]) :] if i in self._heads else self._read.get(i)
         if head is None:
             self._fill(i, (0, head := memoryview(bytearray(min(HEAD_BYTES, size)))))
-            if (whole := 8 + int.from_bytes(head[:8], "little")) > len(head):  # of many captions
-                self._fill(i, (0, head := memoryview(bytearray(min(whole, size)))))
+        if (whole := 8 + int.from_bytes(head[:8], "little")) > len(head):  # of many captions
+            self._fill(i, (0, head := memoryview(bytearray(min(whole, size)))))
         return planned(head, size, self._column, row)
 
     def _fill(self, i: int, *parts: tuple[int, memoryview]) -> None:
         """Each with bytes of member i from its number on."""
-        if (data := self._read.get(i)) is not None:
-            for at, into in parts:
-                into[:] = data[at : at + len(into)]
-            return
         tar, first = self._places.tars[i], self._places.starts[i]
         for at, into in parts:
             if not tar.read((into,), first + at, len(into)):
                 raise ends_before(self._column, self._places.rows[i], tar.size)
+
+    def _fill_due(self, i: int, plan: Plan, *parts: tuple[int, memoryview]) -> None:
+        """The same for one that is due: all of it is read, its parts to their place, and looked at."""
+        at, head = self._places, self._heads[i]
+        row, tar, start, size = at.rows[i], at.tars[i], at.starts[i], at.stops[i] - at.starts[i]
+        arrived(tar, self._column, row, start, start + size)
+        before = min(BLOCK_BYTES, start)
+        named, head = head[:before].tobytes().startswith(member_name(at.clips[i])), head[before:]
+        begins = min(8 + int.from_bytes(head[:8], "little"), len(head))
+        digest = xxhash.xxh3_64(head[:begins])
+        if named:
+            buffers = _around(sorted(parts, key=lambda one: one[0]), begins, size)
+            if tar.read_summed(buffers, start + begins, digest) and digest.intdigest() == int(self._column.sums[row]):
+                return at.looked(i, self._column.plans.number(plan))
+        data = self._look.read(at, i)  # names what is wrong, if anything is
+        for begin, into in parts:
+            into[:] = data[begin : begin + len(into)]
 
     def _alike(self, plans: Sequence[Plan]) -> Like:
         """What all samples are like. Raises CacheError naming one that is not."""
@@ -124,6 +192,17 @@ class Texts(Sequence[tuple[TextStates, ...]]):
             if plan.like is not first and plan.like != first:
                 raise CacheError(f"{self._column.name(row)}: its states are not like the others'; {REPAIR}")
         return first
+
+
+def _around(parts: Sequence[tuple[int, memoryview]], start: int, stop: int) -> list[memoryview]:
+    """Buffers for bytes [start, stop) of a member: the parts, and room for what lies between them."""
+    found = []
+    for at, into in (*parts, (stop, memoryview(bytearray()))):
+        if at > start:
+            found.append(memoryview(bytearray(at - start)))
+        found.append(into)
+        start = at + len(into)
+    return found
 
 
 def planned(data: memoryview, size: int, column: Column, row: int) -> Plan:

@@ -80,6 +80,43 @@ def test_however_often_they_are_read(made: Path, check: str, monkeypatch: pytest
         assert any(tar.taken > maps.AGAIN * tar.size for tar in tars)  # the last ones came from maps
 
 
+@pytest.mark.parametrize("check", ["first", "always", "never"])
+def test_variants_that_are_known_are_read_to_their_place(made: Path, check: str) -> None:
+    """As numbers, as no text, and by what chooses them; what is due is looked at on the way."""
+    bucket, generator = biggest(made), np.random.default_rng(1)
+    cache = LatentCache(str(made), check=check)  # type: ignore[arg-type] (one of the three)
+    plain, counts = LatentCache(str(made)), []
+    assert cache.rows(bucket).texts.finite and cache.rows(bucket).latents.finite  # the encoder says so
+    for _ in range(6):
+        rows = generator.integers(0, len(cache.index(bucket)), 7).tolist()
+        wanted = [None if one == 2 else one for one in generator.integers(0, 3, 7).tolist()]
+        for variants in (wanted, lambda found, wanted=wanted: counts.append(found) or wanted):
+            batch, samples = cache.gather(bucket, rows, variants), plain.read(bucket, rows)
+            states, mask, pooled = batch.texts.padded()
+            assert batch.texts.padded(wanted)[0] is states
+            for i, (one, variant) in enumerate(zip(samples, wanted)):
+                text = one.texts[variant or 0]
+                n = 0 if variant is None else len(text.states)
+                assert mask[i].sum() == n and torch.equal(states[i, :n], text.states[:n]) and not states[i, n:].any()
+                assert torch.equal(pooled[i], torch.zeros_like(text.pooled) if variant is None else text.pooled)
+            assert torch.equal(batch.texts.padded([1] * 7)[2], torch.stack([one.texts[1].pooled for one in samples]))
+        assert counts[-1] == [2] * 7
+
+
+def test_a_text_that_is_damaged_is_named_when_it_is_read_to_its_place(copy: Path) -> None:
+    """In the variant that is asked for, in another one, and in the header."""
+    bucket = biggest(copy)
+    index = next((copy / bucket).glob("index.text-*.parquet"))
+    row = tables.read_table(str(index), tables.TEXT_INDEX).to_pylist()[1]
+    path = copy / bucket / row["tar"]
+    whole = path.read_bytes()
+    for at in (row["bytes"] - 1, row["bytes"] // 2, 3, 20):
+        path.write_bytes(whole[: (at := at + row["offset"])] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        for variant in (0, 1):
+            with pytest.raises(CacheError, match=f"{row['key']} .text states."):
+                LatentCache(str(copy)).gather(bucket, [0, 1], [variant] * 2)
+
+
 @pytest.mark.parametrize("packed", [True, False])
 def test_tensors_beside_the_latent_come_to_their_place(copy: Path, packed: bool) -> None:
     """In one read if they lie one behind the other, as we write them; else one by one."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+import torch
 import train_workspace
 from scipy import stats
 
@@ -15,7 +17,8 @@ from cache import index as tables
 from cache.fingerprint import CacheError
 from cache.read import open_cache
 from pipelines import RecipeError
-from train import data, stages, validation
+from train import batch, data, stages, validation
+from train.draws import caption
 from train.plan import Plan
 
 
@@ -136,3 +139,33 @@ def test_changes_are_told_by_bucket():
         "a x v, 1x8x16: none -> 1 train + 0 val, weight 1 (2)",
         "a x v, 1x8x8: 3 train + 1 val, weight 3 (0) -> 4 train + 1 val, weight 4.5 (1)",
     ]
+
+
+def test_a_micro_batch_holds_what_its_samples_hold(filled):
+    """Gathered in one go it is what reading and padding them one by one gives, dropped texts among them."""
+    cache, recipe = open_cache(filled), filled
+    stage = recipe.stages["s"]._replace(text_dropout=0.4)
+    plan, dropped = batch.plan_of(stage, pools_of(recipe)), 0
+    for step in range(6):
+        for micro in plan.step(step):
+            found, samples = batch.load(cache, stage, micro), cache.read(micro.bucket, micro.rows)
+            names = [batch._name(stage, micro, i) for i in range(len(samples))]
+            drawn = [caption(len(one.texts), 0.4, *name) for one, name in zip(samples, names)]
+            texts = [batch.no_text(one.texts[v]) if gone else one.texts[v] for one, (v, gone) in zip(samples, drawn)]
+            for got, wanted in zip((found.text, found.mask, found.pooled), batch.padded(texts), strict=True):
+                assert torch.equal(got, wanted) and got.dtype == wanted.dtype
+            assert torch.equal(found.data, torch.stack([one.latent for one in samples]).float())
+            dropped += sum(gone for _, gone in drawn)
+    assert dropped > 3
+
+
+def test_a_tar_that_is_cut_under_the_trainer_is_an_error_and_no_signal(tmp_path):
+    recipe = train_workspace.fill(train_workspace.recipe(tmp_path))
+    cache, stage = open_cache(recipe), recipe.stages["s"]
+    micro = batch.plan_of(stage, pools_of(recipe)).step(0)[0]
+    for _ in range(9):  # often enough for maps
+        batch.load(cache, stage, micro)
+    for path in tmp_path.glob("latents-*/*/*.tar"):
+        os.truncate(path, 600)
+    with pytest.raises(CacheError, match="ends before it"):
+        batch.load(cache, stage, micro)

@@ -24,6 +24,7 @@ from pipelines import Image2Video, Recipe, RecipeError
 from tests.test_train_i2v import micro
 from tests.test_train_resume import ALONE, OPTIONS, StopAfter, losses
 from train import batch, conditions, loop, sample, semantic, stages
+from train.draws import caption
 from train.generate import latents
 
 mend_torchvision()
@@ -95,7 +96,7 @@ def test_a_black_pictures_tokens_stand_in_with_the_probability_whatever_the_text
     assert seen is not None
     dropped = (seen.tokens == black).flatten(1).all(dim=1)
     assert abs(int(dropped.sum()) - 200) < 4 * (2000 * 0.1 * 0.9) ** 0.5
-    texts = torch.tensor([batch._draw(stage, CLIP, None, cache.read(CLIP, [0])[0], one).text_dropped for one in names])
+    texts = torch.tensor([caption(len(cache.read(CLIP, [0])[0].texts), stage.text_dropout, *one)[1] for one in names])
     assert abs(int((dropped & texts).sum()) - 20) < 4 * (2000 * 0.01 * 0.99) ** 0.5
     parts = [semantic.in_training(rule, cache, cache.read(CLIP, [0]), [name]) for name in names[:50]]
     assert all(one is not None and torch.equal(one.tokens[0], whole) for one, whole in zip(parts, seen.tokens))

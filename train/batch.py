@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from cache.batches import Batch as Stacked
 from cache.buckets import Bucket
-from cache.read import LatentCache, Sample
+from cache.read import LatentCache
 from model.conditioning import put_image_first
 from model.text import TextStates
 from pipelines import Image2Video, Stage
@@ -54,13 +55,22 @@ class Batch(NamedTuple):
 
 def load(cache: LatentCache, stage: Stage, micro: MicroBatch) -> Batch:
     """Read and draw the samples of a micro-batch: a function of the cache, the stage's settings and the plan alone."""
-    samples = cache.read(micro.bucket, micro.rows)
-    names = [_name(stage, micro, i) for i in range(len(samples))]
+    names = [_name(stage, micro, i) for i in range(len(micro.rows))]
+
+    def texts(counts: list[int]) -> list[int | None]:
+        drawn = (caption(count, stage.text_dropout, *name) for count, name in zip(counts, names, strict=True))
+        return [None if dropped else variant for variant, dropped in drawn]
+
+    found = cache.gather(micro.bucket, micro.rows, texts)
     rule = conditions.asks(stage, micro.bucket, *names[0])
-    draws = [_draw(stage, micro.bucket, rule, sample, name) for sample, name in zip(samples, names)]
+    shape, tokens = _noise_shape(found, rule), tokens_of(micro.bucket)
+    draws = [
+        draw(shape, count, tokens, stage.flow, stage.text_dropout, *name)
+        for count, name in zip(found.texts.counts(), names)
+    ]
     if rule is None:
-        return collate(micro.bucket, samples, draws)
-    return collate(micro.bucket, samples, draws, conditions.training_given(rule, cache, samples, names))
+        return collate(found, draws)
+    return collate(found, draws, conditions.training_given(rule, cache, found.samples(), names))
 
 
 def _name(stage: Stage, micro: MicroBatch, i: int) -> tuple[str | int, ...]:
@@ -83,33 +93,31 @@ def text_of(stage: Stage) -> TextOf:
     return tokens
 
 
-def _draw(stage: Stage, bucket: str, rule: Image2Video | None, sample: Sample, name: tuple[str | int, ...]) -> Draw:
-    channels, frames, *sides = sample.latent.shape
-    shape = (channels, frames + conditions.padding(rule, frames), *sides)
-    return draw(shape, len(sample.texts), tokens_of(bucket), stage.flow, stage.text_dropout, *name)
+def _noise_shape(found: Stacked, rule: Image2Video | None) -> tuple[int, ...]:
+    channels, frames, *sides = found.latent.shape[1:]
+    return (channels, frames + conditions.padding(rule, frames), *sides)
 
 
-def collate(bucket: str, samples: Sequence[Sample], draws: Sequence[Draw], given: Given | None = None) -> Batch:
-    """Samples of one bucket with their draws, whose noise has the shape of the padded clip, as tensors."""
-    texts = [_text(sample.texts[one.variant], one.text_dropped) for sample, one in zip(samples, draws)]
-    text, mask, pooled = padded(texts)
+def collate(found: Stacked, draws: Sequence[Draw], given: Given | None = None) -> Batch:
+    """Samples of one bucket, gathered with the texts of their draws, whose noise has the shape of the padded clip."""
+    text, mask, pooled = found.texts.padded()
+    text = text.float()
     if given and given.seen:
         text, mask = behind(given.seen.tokens, text, mask)
         given = given._replace(seen=None)  # they are among the text now
-    data = torch.stack([sample.latent for sample in samples]).float()
-    heard = all("sound" in sample.conditions for sample in samples)
+    sound = found.conditions.get("sound")
     return Batch(
-        bucket=bucket,
-        tokens=tokens_of(bucket),
-        names=tuple(f"{sample.clip_id} (start tick {sample.start_tick})" for sample in samples),
-        data=conditions.lengthened(data, given.padded if given else 0),
+        bucket=found.bucket,
+        tokens=tokens_of(found.bucket),
+        names=tuple(f"{clip} (start tick {tick})" for clip, tick in zip(found.clip_ids, found.start_ticks)),
+        data=conditions.lengthened(found.latent.float(), given.padded if given else 0),
         noise=torch.stack([one.noise for one in draws]),
         t=torch.tensor([one.t for one in draws], dtype=torch.float64),
         text=text,
         mask=mask,
-        pooled=pooled,
+        pooled=pooled.float(),
         given=given,
-        sound=torch.stack([one.conditions["sound"].float() for one in samples]) if heard else None,
+        sound=None if sound is None else sound.float(),
     )
 
 
@@ -133,7 +141,3 @@ def behind(image: Tensor, text: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 def no_text(like: TextStates) -> TextStates:
     """The text of an unconditional sample: no token, and a pooled vector of zeros."""
     return TextStates(like.states[:0], torch.zeros_like(like.pooled))
-
-
-def _text(text: TextStates, dropped: bool) -> TextStates:
-    return no_text(text) if dropped else text

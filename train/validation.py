@@ -54,14 +54,14 @@ def parts(feeds: Sequence[FeedPools]) -> list[Part]:
 
 
 def load(cache: LatentCache, stage: Stage, part: Part) -> Batch:
-    samples = cache.read(part.bucket, part.rows)
+    found = cache.gather(part.bucket, part.rows, [0] * len(part.rows))
     quantile = torch.tensor((part.quantile + 0.5) / QUANTILES, dtype=torch.float64)
     t = float(flow.times(quantile, stage.flow, Bucket.parse(part.bucket).tokens()))
-    channels, frames, *sides = samples[0].latent.shape
-    given = conditions.validation_given(stage, part.bucket, samples, cache)
+    channels, frames, *sides = found.latent.shape[1:]
+    given = conditions.validation_given(stage, part.bucket, found.samples(), cache)
     shape = (channels, frames + (given.padded if given else 0), *sides)
     draws = [Draw(t, 0, False, normal(shape, stage.seed, "validation", name, part.quantile)) for name in part.names]
-    return collate(part.bucket, samples, draws, given)
+    return collate(found, draws, given)
 
 
 @torch.no_grad()
