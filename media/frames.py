@@ -132,12 +132,13 @@ def _plain(path: str) -> bool:
         with open_container(path) as container:
             stream = video_stream(container)
             picture: Any = next(iter(container.decode(stream)), None)
+            aspect = stream.sample_aspect_ratio  # not later: a stream's memory goes with its container
     except (Unplayable, av.error.FFmpegError, ValueError):
         return False
     if picture is None or picture.format.name not in ("yuv420p", "yuvj420p") or upright_of(picture) != Upright():
         return False
     named = int(picture.colorspace) in (1, 5, 6) or picture.height < 720
-    return named and stream.sample_aspect_ratio in (None, 0, 1)
+    return named and aspect in (None, 0, 1)
 
 
 def _trusted(path: str, stamps: np.ndarray) -> bool:

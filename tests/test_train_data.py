@@ -144,7 +144,7 @@ def test_changes_are_told_by_bucket():
 def test_a_micro_batch_holds_what_its_samples_hold(filled):
     """Gathered in one go it is what reading and padding them one by one gives, dropped texts among them."""
     cache, recipe = open_cache(filled), filled
-    stage = recipe.stages["s"]._replace(text_dropout=0.4)
+    stage = recipe.stages["s"].model_copy(update={"text_dropout": 0.4})
     plan, dropped = batch.plan_of(stage, pools_of(recipe)), 0
     for step in range(6):
         for micro in plan.step(step):
