@@ -122,7 +122,7 @@ class Texts(Sequence[tuple[TextStates, ...]]):
         states, tokens = room_for((len(self), longest, like.width), like.dtype)
         pooled, vectors = room_for((len(self), like.pooled_width), like.pooled_dtype)
         token, width = like.width * like.dtype.itemsize, like.pooled_width * like.pooled_dtype.itemsize
-        row, zeros = longest * token, _zeros(longest * token)
+        row, zeros = longest * token, _zeros((longest * token).bit_length())
         for i, (plan, source, (start, stop, slot)) in enumerate(zip(plans, self._sources(), cuts)):
             vector, states_at = plan.pooled + slot * width, plan.states + start * token
             size, into, at = (stop - start) * token, vectors[i * width : (i + 1) * width], i * row
@@ -247,6 +247,7 @@ def _joined(numbers: list[tuple[int, int, torch.dtype]]) -> tuple[tuple[int, int
 _like = lru_cache(Like)  # all samples of a bucket are like one object
 
 
-@lru_cache(maxsize=4)
-def _zeros(size: int) -> memoryview:
-    return memoryview(bytes(size))
+@lru_cache
+def _zeros(bits: int) -> memoryview:
+    """As many as a number of so many bits can count: few sizes, so that they stay in the processor's cache."""
+    return memoryview(bytes(1 << bits))
