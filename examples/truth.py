@@ -158,7 +158,8 @@ def _counted(film: Film, look: effects.Look) -> Image:
     width, height = film.inner
     edge = film.border or Border()
     laid = [_laid_over(np.full((height, width, 3), level, np.uint8), film, look)[..., 1] for level in (255, 0)]
-    through = np.subtract(*laid, dtype=np.float32) > 127
+    # What lies below a logo of half opacity can be seen; at exactly half, rounding falls to either side of 127.5.
+    through = np.subtract(*laid, dtype=np.float32) >= 127
     shown = np.zeros((film.height, film.width), bool)
     x, y, wide, tall = (
         crop_window(film.variant, film.width, film.height) if film.variant else (0, 0, *shown.shape[::-1])

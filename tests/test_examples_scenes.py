@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
 
-from examples.effects import Look, write_texts
+from examples.catalogue import films
+from examples.effects import Logo, Look, write_texts
 from examples.films import Film, Shot, layout
 from examples.moves import (
     BACKGROUND_DEPTH,
@@ -19,6 +22,7 @@ from examples.moves import (
 )
 from examples.scenes import Scene, build, layer_matrix, measure_scene, render_scene
 from examples.textures import PHOTO_CROPS, TEXTURES, render_texture
+from examples.truth import _counted
 from examples.words import CAMERAS, GROUNDS, describe
 
 WIDTH, HEIGHT, FPS = 160, 90, 24.0
@@ -177,3 +181,11 @@ def test_text_fits_and_its_box_holds_all_that_changed() -> None:
     (left, top, right, bottom), (first, last) = boxes[0], (changed.min(axis=0), changed.max(axis=0))
     assert left >= 0 and right <= 320 and bottom <= 180
     assert (first >= [top, left]).all() and (last < [bottom, right]).all()
+
+
+def test_only_a_logo_that_hides_what_is_below_it_stands_still() -> None:
+    """A watermark of half opacity shows what moves below it, in every px alike: rounding does not decide."""
+    opaque, sheer = (
+        _counted(replace(films()[0], logo=Logo("middle", opacity, "ring")), Look()) for opacity in (1.0, 0.5)
+    )
+    assert (opaque == 0).sum() > 200 and (sheer == 1).all()

@@ -13,7 +13,7 @@ from curate.signals import motion
 from curate.signals.flow import FlowPair
 from curate.signals.kinds import Clip, Record
 from curate.signals.thing_flow import thing_flow
-from curate.signals.things import thing_mask
+from curate.signals.things import steepness, thing_mask, written
 from curate.signals.whole import Ground, _looked_up, affine_flow, moved_back
 
 WIDTH, HEIGHT = 256, 144
@@ -102,6 +102,68 @@ def test_a_thing_over_ground_at_rest_counts_by_its_area(speed: tuple[int, int]) 
     assert pair.speed * WIDTH * 0.1 == pytest.approx(share * length, rel=0.12)
 
 
+def lettered(picture: np.ndarray) -> np.ndarray:
+    """White letters with black outlines over the middle of it."""
+    page = cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR)
+    for grey, thick in ((0, 3), (255, 1)):
+        for line, y in (("m o v e d   b y", 60), ("u n d e r  i t", 90)):
+            cv2.putText(page, line, (50, y), cv2.FONT_HERSHEY_SIMPLEX, 0.7, (grey,) * 3, thick, cv2.LINE_AA)
+    return cv2.cvtColor(page, cv2.COLOR_BGR2GRAY)
+
+
+@pytest.mark.parametrize("speed", [(5, 0), (-3, 4)])
+def test_what_moves_below_letters_is_seen_and_letters_rest(speed: tuple[int, int]) -> None:
+    earlier, before, after = (lettered(one // 2 + 20) for one in three(speed, side=60))
+    letters = written(before, earlier, after, steepness(before)) > 0
+    square = np.zeros(letters.shape, bool)
+    square[40:100, 100:160] = True
+    hidden = np.subtract(*(lettered(np.full(letters.shape, grey, np.uint8)) for grey in (255, 0)), dtype=int) < 128
+    assert (letters & hidden).sum() > 0.6 * hidden.sum()
+    pair = motion.measure(FlowPair(dense(before, after), before, 0.0, 0.1), after, earlier)
+    share = (square & ~hidden).sum() / letters.size
+    assert pair.speed * WIDTH * 0.1 == pytest.approx(share * float(np.hypot(*speed)), rel=0.15)
+
+
+def test_a_watermark_does_not_hold_what_moves_below_it() -> None:
+    """Edges that have been there long are not looked for; those of the thing itself have not, even where they lie along its way."""
+    ring = np.zeros((HEIGHT, WIDTH), np.float32)
+    cv2.circle(ring, (125, 65), 24, (0.5,), 14, cv2.LINE_AA)
+
+    def marked(picture: np.ndarray) -> np.ndarray:
+        return (picture * (1 - ring) + 255 * ring).astype(np.uint8)
+
+    def at(when: int) -> np.ndarray:
+        picture = texture(HEIGHT, WIDTH).copy() // 4 + 70
+        picture[30:90, 100 + 4 * when : 160 + 4 * when] = texture(60, 60, seed=5) // 4 + 60
+        return marked(picture)
+
+    earlier, before, after = (at(when) for when in (-1, 0, 1))
+    pair = FlowPair(dense(before, after), before, 0.0, 0.1)
+    known = motion.measure(pair, after, earlier, long_ago=at(-4)).speed * WIDTH * 0.1
+    unknown = motion.measure(pair, after, earlier).speed * WIDTH * 0.1
+    truth = 60 * 60 / (WIDTH * HEIGHT) * 4
+    assert known == pytest.approx(truth, rel=0.13) and abs(known - truth) <= abs(unknown - truth)
+
+
+@pytest.mark.parametrize("faster", [1.6, 2.2])
+def test_a_plain_ground_is_not_outvoted_by_what_is_nearer(faster: float) -> None:
+    """Things with ten times the contrast, on three tenths of the picture, which flow as much faster as they are nearer."""
+    plain, rich = texture(HEIGHT, 400) // 8 + 100, texture(HEIGHT, 400, seed=5)
+    covered = np.zeros((HEIGHT, 400), bool)
+    for x in range(20, 400, 95):
+        covered[25:125, x : x + 45] = True
+
+    def at(way: float) -> np.ndarray:
+        def moved(picture: np.ndarray, by: float) -> np.ndarray:
+            return cv2.warpAffine(picture, np.array([[1, 0, -60 - by], [0, 1, 0]], np.float32), (WIDTH, HEIGHT))
+
+        return np.where(moved(covered.astype(np.uint8), faster * way) > 0, moved(rich, faster * way), moved(plain, way))
+
+    before, after = at(0), at(4)
+    values, _ = Ground(before).motion(dense(before, after), after)
+    assert values[0] == pytest.approx([-4, 0], abs=0.3)
+
+
 def test_two_pictures_alone_take_what_is_covered_for_moving() -> None:
     earlier, before, after = three((6, 0))
     assert thing_mask(before, after, after).mean() > 1.05 * thing_mask(before, earlier, after).mean()
@@ -172,26 +234,39 @@ def test_jitter_of_steady_and_reversing_motion() -> None:
 
 
 def test_the_units_of_the_summary() -> None:
-    steps = [
-        Record(k / 5, k / 5 - 0.1, motion.Step(0.0, False, motion.Pair(0.2, 0.5, 0.2, 0.0), k / 5 - 0.1))
-        for k in (1, 2)
-    ]
-    scores = motion.summary(steps, Clip(0.0, 1.0, 640, 360))
+    scores = motion.summary([record(0.2, 0.2, 0.0), record(0.4, 0.2, 0.2)], Clip(0.0, 1.0, 640, 360))
     assert scores["motion"] == pytest.approx(20) and scores["motion_px_s"] == pytest.approx(128)
 
 
-# One camera move and two shots with things may miss on a seed, and three of the nine unclear ones: see benchmarks/motion.py.
-CAMERA, THINGS, UNCLEAR = 0.97, 0.96, 0.66
+def record(time_s: float, speed: float, earlier_s: float) -> Record:
+    """Of a pair a tenth of a second long."""
+    pair = motion.Pair(speed, 0.5, speed, 0.0)
+    return Record(time_s, time_s - 0.1, motion.Step(0.0, False, pair, time_s - 0.1, earlier_s))
+
+
+def test_the_pair_that_begins_a_clip_counts_only_if_it_is_alone() -> None:
+    """Nothing before it tells what moves from what is covered; a picture of the shot before does not either."""
+    first, second = record(5.1, 0.3, 4.9), record(5.3, 0.2, 5.1)
+    clip = Clip(5.0, 6.0, 640, 360)
+    assert motion.summary([first, second], clip)["motion"] == pytest.approx(20)
+    assert motion.summary([first], clip)["motion"] == pytest.approx(30)
+    assert motion.summary([record(5.1, 0.3, -np.inf), second], clip)["motion"] == pytest.approx(20)
+
+
+# On the seeds below one shot of each kind misses at most: see benchmarks/motion.py.
+CAMERA, THINGS, UNCLEAR = 0.97, 0.98, 0.88
 
 
 def test_speeds_are_those_of_the_truth(generated: Path) -> None:
-    """Every shot with things before a still camera, and every camera move, is within 15 %; other seeds: benchmarks/motion.py."""
-    found = shares(list(judged(generated)))
+    """Every shot of the demo's own footage is within 15 %, unclear ones included; other seeds: benchmarks/motion.py."""
+    rows = list(judged(generated))
+    assert len(rows) >= 100 and [row for row in rows if not row.right] == []
+    found = shares(rows)
     assert found["camera"]["shots"] >= 40 and found["camera"]["within"] == 1.0
     assert found["things"]["shots"] >= 45 and found["things"]["within"] == 1.0
     assert found["nothing"]["within"] == 1.0
     assert found["things"]["ratio_5"] > 0.88 and found["things"]["ratio_95"] < 1.1
-    assert found["unclear"]["within"] >= UNCLEAR
+    assert found["unclear"]["within"] == 1.0
 
 
 @pytest.mark.slow

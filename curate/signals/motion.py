@@ -21,7 +21,7 @@ from curate.signals.borders import bars
 from curate.signals.flow import PAIR_S, FlowPair, FlowPairs
 from curate.signals.kinds import Clip, Record, Scores, Seen, Signal, mean
 from curate.signals.thing_flow import thing_flow
-from curate.signals.things import thing_mask
+from curate.signals.things import steepness, thing_mask, without, written
 from curate.signals.whole import Ground, affine_flow, length, moved_back
 
 REST_S = 0.1  # five pairs a second say as much of a clip as ten, at half the cost
@@ -43,12 +43,14 @@ class Pair(NamedTuple):
 
 
 class Step(NamedTuple):
-    """Between a frame and the one before. jump: mean HSV change in [0, 1]; still: whether it repeats; pair: or None."""
+    """Between a frame and the one before. jump: mean HSV change in [0, 1]; still: whether it repeats; pair: or None. earlier_s: time of
+    the picture from before the pair that it was measured with, -inf without one."""
 
     jump: float
     still: bool
     pair: Pair | None
     pair_since_s: float
+    earlier_s: float
 
 
 class Watch:
@@ -63,17 +65,19 @@ class Watch:
             self._recent.clear()
         before = self._recent[-1] if self._recent else None
         found = self._pairs.see(seen)
-        pair = measured = None
+        measured, earlier_s = None, -np.inf
         if found is not None and before is not None:
             pair = self._near(found, luma)
-            measured = measure(pair, luma, self._earlier(pair))
+            earlier_s, earlier = self._earlier(pair)
+            measured = measure(pair, luma, earlier, self._long_ago(pair))
         self._recent.append((now, luma))
         while now - self._recent[0][0] > 4 * PAIR_S:
             self._recent.popleft()
         if before is None:
             return None
         still = float(cv2.norm(luma, before[1], cv2.NORM_L1)) / luma.size < STILL
-        return Record(now, before[0], Step(seen.content / 255, still, measured, found.since_s if found else now))
+        since_s = found.since_s if found else now
+        return Record(now, before[0], Step(seen.content / 255, still, measured, since_s, earlier_s))
 
     def _near(self, found: FlowPair, luma: np.ndarray) -> FlowPair:
         """The pair itself, or the last two frames where it moves fast."""
@@ -82,33 +86,67 @@ class Watch:
             return found
         return FlowPair(self._dense.calc(before, luma, None), before, since_s, found.time_s)  # type: ignore[call-overload]
 
-    def _earlier(self, pair: FlowPair) -> np.ndarray | None:
-        """The frame that lies about as long before the pair as the pair is long."""
+    def _earlier(self, pair: FlowPair) -> tuple[float, np.ndarray | None]:
+        """The frame that lies about as long before the pair as the pair is long, and its time; -inf and None without one."""
         until_s = pair.since_s - min(pair.elapsed_s, PAIR_S) + 1e-6
-        return next((luma for time_s, luma in reversed(self._recent) if time_s <= until_s), None)
+        return next((one for one in reversed(self._recent) if one[0] <= until_s), (-np.inf, None))
+
+    def _long_ago(self, pair: FlowPair) -> np.ndarray | None:
+        """The frame farthest back, if that is farther than the pair is long: what has not moved since is drawn on the picture."""
+        time_s, luma = self._recent[0]
+        return luma if pair.since_s - time_s > 1.5 * PAIR_S else None
 
 
-def measure(pair: FlowPair, after: np.ndarray, earlier: np.ndarray | None = None) -> Pair:
-    """A pair, its second picture uint8 (h, w), and one from before the pair if there is any -> Pair."""
-    flow = motion_field(pair.flow, pair.before, after, earlier)
+def measure(
+    pair: FlowPair, after: np.ndarray, earlier: np.ndarray | None = None, long_ago: np.ndarray | None = None
+) -> Pair:
+    """A pair, its second picture uint8 (h, w), and if there are any one from before the pair and one from longer ago -> Pair."""
+    flow = motion_field(pair.flow, pair.before, after, earlier, long_ago)
     left, top, right, bottom = bars(pair.before) or (0, 0, 0, 0)
     return speed_of(flow[top : flow.shape[0] - bottom, left : flow.shape[1] - right], pair.elapsed_s, flow.shape[1])
 
 
-def motion_field(dense: np.ndarray, before: np.ndarray, after: np.ndarray, earlier: np.ndarray | None) -> np.ndarray:
+def motion_field(
+    dense: np.ndarray,
+    before: np.ndarray,
+    after: np.ndarray,
+    earlier: np.ndarray | None,
+    long_ago: np.ndarray | None = None,
+) -> np.ndarray:
     """Dense flow from before to after -> flow float32 (h, w, 2) in px: the ground's but where things move."""
     ground = Ground(before)
     values, misfit = ground.motion(dense, after)
     flow, stabilised = affine_flow(values, *before.shape), moved_back(after, values)
     other = stabilised if earlier is None else _stabilised(ground, values, misfit, before, earlier)
-    mask = thing_mask(before, other, stabilised, at_rest=not values.any())
+    three = (before, other, stabilised)
+    if values.any():
+        return _with_things(flow, dense, three)
+    slope = steepness(before)
+    letters = written(*three, slope)
+    if not letters.any():
+        return _with_things(flow, dense, three, True, slope, long_ago)
+    found = _with_things(flow, dense, without(letters, *three), True, None, long_ago)
+    found[letters > 0] = 0
+    return found
+
+
+def _with_things(
+    flow: np.ndarray,
+    dense: np.ndarray,
+    three: Sequence[np.ndarray],
+    at_rest: bool = False,
+    slope: np.ndarray | None = None,
+    long_ago: np.ndarray | None = None,
+) -> np.ndarray:
+    """The ground's flow with that of the things put in. three: the picture, and those before and after with its ground."""
+    luma, before, after = three
+    mask = thing_mask(luma, before, after, at_rest, slope)
     if cv2.countNonZero(mask.view(np.uint8)) < LEAST_THINGS * mask.size:
         return flow
-    own, mask = thing_flow(before, other, stabilised, mask)
+    own, mask = thing_flow(luma, before, after, mask, long_ago)
     own = cv2.add(own, flow)
     known = (own[..., 0] == own[..., 0]).view(np.uint8)  # elsewhere it is NaN
-    flow = cv2.copyTo(dense, mask.view(np.uint8), flow)
-    return cv2.copyTo(own, known, flow)
+    return cv2.copyTo(own, known, cv2.copyTo(dense, mask.view(np.uint8), flow))
 
 
 def _stabilised(
@@ -145,7 +183,9 @@ def speed_of(flow: np.ndarray, elapsed_s: float, width: int) -> Pair:
 def summary(records: Sequence[Record], clip: Clip) -> Scores:
     """motion: % of the frame width per second; motion_px_s: px of the upright source per second; an image has none."""
     steps = [record.values for record in records]
-    pairs = [s.pair for s in steps if s.pair is not None and s.pair_since_s >= clip.start_s - 1e-6]
+    measured = [s for s in steps if s.pair is not None and s.pair_since_s >= clip.start_s - 1e-6]
+    # Two pictures do not tell what moves from what it covers: the pair that begins a clip counts only if it is the only one.
+    pairs = [s.pair for s in measured if s.earlier_s >= clip.start_s - 1e-6] or [s.pair for s in measured]
     speed = mean([pair.speed for pair in pairs])
     return {
         "motion": None if speed is None else 100 * speed,
@@ -167,4 +207,4 @@ def jitter(pairs: Sequence[Pair]) -> float | None:
     return float(changed / total) if total > 1e-9 else 0.0
 
 
-SIGNAL = Signal({name: pa.float64() for name in COLUMNS}, 7, "pass", Watch, summary)
+SIGNAL = Signal({name: pa.float64() for name in COLUMNS}, 8, "pass", Watch, summary)

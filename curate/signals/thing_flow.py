@@ -9,7 +9,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from curate.signals.things import WRITTEN, drawn
+from curate.signals.things import drawn, steepness
 from curate.signals.whole import halved, length
 
 REACH_PX = 4  # of the picture shrunk to a quarter: how far a thing is looked for
@@ -17,8 +17,15 @@ PATCH_PX = 7  # of the picture shrunk to a quarter: side of what is compared
 MOST_GREY = 40  # differences beyond that count no more
 ODD_GREY = 8.0  # of the step between px: grey levels off at which a px counts half
 RIDGE = 0.5  # what holds that step where nothing is seen
-FOLLOW_PX, FOLLOW_GREY = 5, 25  # of the halved picture: side of what is compared, and the most that a difference counts
+FOLLOW_PX, FOLLOW_GREY = 3, 25  # of the halved picture: side of what is compared, and the most that a difference counts
 WORSE = 1.1  # a px rests if it is so many times less like what it would come from than like what is there
+STEEP, OF_STEEP = (
+    12.0,
+    0.2,
+)  # grey levels per px from which an edge is seen, and the share of them by which one at rest may change
+SAME = 0.4  # share of its slope by which an edge that is drawn on the picture differs from what it was long ago
+BESIDE_DRAWN = np.ones((9, 9), np.uint8)  # how far an edge hides what moves, and one that can be seen through
+BESIDE_SHEER = np.ones((5, 5), np.uint8)
 SPECK = np.ones((3, 3), np.uint8)
 
 
@@ -32,16 +39,22 @@ SHIFTS, NEXT = _nearest_first(0, 2 * REACH_PX), _nearest_first(-1, 1)
 
 
 def thing_flow(
-    luma: np.ndarray, before: np.ndarray, after: np.ndarray, mask: np.ndarray
+    luma: np.ndarray, before: np.ndarray, after: np.ndarray, mask: np.ndarray, long_ago: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Flow (h, w, 2) in px, against the ground's, of the px of mask bool (h, w): for each the shift with which the things around it
     are found in the picture after. NaN outside the mask, and where the best shift is the farthest. And the mask without the px
-    that rest rather than follow their shift."""
+    that rest rather than follow their shift. long_ago: a picture whose ground has rested since; edges that have too are
+    drawn on the picture (a watermark) and are not looked for."""
     unknown = np.full((*mask.shape, 2), np.nan, np.float32)
     marked = mask.view(np.uint8) * np.uint8(255)
     luma_2, before_2, after_2, mask_2 = (halved(one) for one in (luma, before, after, marked))
+    steep = steepness(luma_2)
+    over = np.zeros(luma_2.shape, np.uint8)
+    if long_ago is not None:
+        over = _overlaid(luma_2, steep, _least(luma_2, before_2, after_2), halved(long_ago))
+        mask_2 = cv2.bitwise_and(mask_2, 255 - 255 * cv2.dilate(over, SPECK))
     luma_4, after_4, mask_4 = (halved(one) for one in (luma_2, after_2, mask_2))
-    x, y, wide, tall = cv2.boundingRect(mask_4)
+    x, y, wide, tall = cv2.boundingRect(halved(halved(marked)))
     if not wide:
         return unknown, mask
     inner, corner = np.s_[y : y + tall, x : x + wide], (2 * x, 2 * y)
@@ -51,7 +64,7 @@ def thing_flow(
     shifts = _refined(shifts, luma_2[box], after_2, mask_2[box], corner)
     shifts = _between(shifts, luma_2[box], after_2, mask_2[box], corner)
     resting = np.zeros(luma_2.shape, np.uint8)
-    resting[box] = _resting(shifts, luma_2[box], (before_2, after_2), corner)
+    resting[box] = _resting(shifts, luma_2[box], (before_2, after_2), corner, (steep[box], over[box]))
     shifts[np.abs(shifts).max(axis=2) >= 2 * REACH_PX] = np.nan
     found = np.full((*luma_2.shape, 2), np.nan, np.float32)
     found[box] = 2 * shifts
@@ -59,6 +72,17 @@ def thing_flow(
     left = cv2.bitwise_and(marked, 255 - 255 * cv2.resize(resting, size, interpolation=cv2.INTER_NEAREST))
     left = cv2.morphologyEx(left, cv2.MORPH_OPEN, SPECK)
     return cv2.copyTo(cv2.resize(found, size, interpolation=cv2.INTER_NEAREST), left, unknown), left > 0
+
+
+def _overlaid(luma: np.ndarray, steep: np.ndarray, least: np.ndarray, long_ago: np.ndarray) -> np.ndarray:
+    """uint8 (h, w), 1 at edges that do not change and have the slope that they had long ago. An edge along which a thing
+    moves does not change either, but it has not been there long."""
+    across, down, was_across, was_down = (
+        cv2.Sobel(one, cv2.CV_32F, *way, scale=1 / 8) for one in (luma, long_ago) for way in ((1, 0), (0, 1))
+    )
+    changed = np.abs(across - was_across) + np.abs(down - was_down)
+    same = changed < SAME * (np.abs(across) + np.abs(down))
+    return ((steep > STEEP) & (least < OF_STEEP * steep) & same).view(np.uint8)
 
 
 def _search(luma: np.ndarray, after: np.ndarray, mask: np.ndarray, corner: tuple[int, int]) -> np.ndarray:
@@ -100,11 +124,16 @@ def _between(
 
 
 def _resting(
-    shifts: np.ndarray, luma: np.ndarray, others: tuple[np.ndarray, np.ndarray], corner: tuple[int, int]
+    shifts: np.ndarray,
+    luma: np.ndarray,
+    others: tuple[np.ndarray, np.ndarray],
+    corner: tuple[int, int],
+    edges: tuple[np.ndarray, np.ndarray],
 ) -> np.ndarray:
     """uint8 (h, w), 1 where the px around are more like those at the same place in the pictures before and after than like those
-    that they would come from and go to."""
+    that they would come from and go to. Not beside what is drawn on the picture. edges: steepness, and where it is overlaid."""
     before, after = others
+    steep, over = edges
     box = np.s_[corner[1] : corner[1] + luma.shape[0], corner[0] : corner[0] + luma.shape[1]]
     least = _least(luma, before[box], after[box])
     follow = _least(luma, _shifted(before, -shifts, corner), _shifted(after, shifts, corner))
@@ -112,8 +141,7 @@ def _resting(
         cv2.blur(cv2.min(one, FOLLOW_GREY).astype(np.float32), (FOLLOW_PX, FOLLOW_PX))  # type: ignore[call-overload]
         for one in (least, follow)
     )
-    slope = length(*(cv2.Sobel(luma, cv2.CV_32F, *way, scale=1 / 8) for way in ((1, 0), (0, 1))))
-    hidden = cv2.dilate(drawn(slope, least), WRITTEN)
+    hidden = cv2.bitwise_or(cv2.dilate(drawn(steep, least), BESIDE_DRAWN), cv2.dilate(over, BESIDE_SHEER))
     return ((moving > WORSE * at_rest) & (hidden == 0)).view(np.uint8)
 
 

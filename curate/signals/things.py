@@ -27,19 +27,21 @@ CROSS, BESIDE, AROUND = (
 FILL = 0.01  # holes up to that share of the picture belong to the thing; larger ones if they look like it
 RIM_PX, ALIKE_GREY = 3, 12.0  # what lies around a hole, and how nearly as grey it is
 RIM = np.ones((2 * RIM_PX + 1, 2 * RIM_PX + 1), np.uint8)
-HALF = 0.5  # a px at the outline that shows less than that of the change beside it holds more ground than thing
+HALF = 0.2  # a px at the outline that shows less than that of the change beside it is ground
 DRAWN_SLOPE, DRAWN_GREY = 50, 3  # grey levels per px, grey levels of change
-WRITTEN = np.ones((9, 9), np.uint8)  # how far a letter hides what moves
+LETTER_PX = 2.0  # deviation of the window from which letters are filled: about as wide as a stroke
 WIDE_PX, REACH = 4.0, 1.2  # width of an outline from which it is blurred, and how far out it is told, in widths
 CREST = 0.95  # share of the greatest change around from which a px lies on the crest
 
 
-def thing_mask(luma: np.ndarray, before: np.ndarray, after: np.ndarray, at_rest: bool = False) -> np.ndarray:
+def thing_mask(
+    luma: np.ndarray, before: np.ndarray, after: np.ndarray, at_rest: bool = False, slope: np.ndarray | None = None
+) -> np.ndarray:
     """uint8 (h, w) three times, before and after moved so that the ground lies on that of luma -> bool (h, w). at_rest: the ground
-    needed no moving, and lies there exactly."""
+    needed no moving, and lies there exactly. slope: of luma, where it is known."""
     differences = cv2.absdiff(luma, before), cv2.absdiff(luma, after)
     least, most = cv2.min(*differences), cv2.max(*differences)
-    slope = length(*(cv2.Sobel(luma, cv2.CV_32F, *way, scale=1 / 8) for way in ((1, 0), (0, 1))))
+    slope = steepness(luma) if slope is None else slope
     floor = LEAST_GREY + OF_CONTRAST * min(60.0, float(cv2.meanStdDev(luma)[1][0, 0])) + OF_NOISE * _median(least)
     doubt = slope * np.float32(OF_SLOPE_AT_REST if at_rest else OF_SLOPE)
     doubt = cv2.scaleAdd(cv2.dilate(most, AROUND).astype(np.float32), OF_CHANGE, doubt) + np.float32(floor)
@@ -47,17 +49,33 @@ def thing_mask(luma: np.ndarray, before: np.ndarray, after: np.ndarray, at_rest:
     near = cv2.morphologyEx(sure, cv2.MORPH_CLOSE, FAR)
     told = cv2.bitwise_or(sure, cv2.bitwise_and(likely, near))
     mask = _filled(cv2.morphologyEx(told, cv2.MORPH_CLOSE, NEAR), luma)
-    trimmed = _trimmed(mask, least, _outline_px(mask, luma, slope))
-    letters = drawn(slope, least)
-    if not letters.any():
-        return trimmed.view(bool)
-    beside = cv2.bitwise_and(cv2.morphologyEx(mask, cv2.MORPH_CLOSE, FAR), cv2.dilate(letters, WRITTEN))
-    return cv2.bitwise_or(trimmed, beside).view(bool)
+    return _trimmed(mask, least, _outline_px(mask, luma, slope)).view(bool)
 
 
 def drawn(slope: np.ndarray, least: np.ndarray) -> np.ndarray:
     """uint8 (h, w), 1 at edges so steep that do not change: of what is drawn on the picture, which says nothing of what is below."""
     return ((slope > DRAWN_SLOPE) & (least < DRAWN_GREY)).view(np.uint8)
+
+
+def written(luma: np.ndarray, before: np.ndarray, after: np.ndarray, slope: np.ndarray) -> np.ndarray:
+    """Of pictures whose ground rests, and the steepness of luma: uint8 (h, w), 1 where letters are drawn. (The ground's own steep
+    edges count too; they rest.)"""
+    least = cv2.min(cv2.absdiff(luma, before), cv2.absdiff(luma, after))
+    return cv2.morphologyEx(drawn(slope, least), cv2.MORPH_CLOSE, BESIDE)
+
+
+def without(letters: np.ndarray, *pictures: np.ndarray) -> list[np.ndarray]:
+    """The pictures with their letters filled from what is around them."""
+    hidden = cv2.dilate(letters, CROSS)
+    free = (1 - hidden).astype(np.float32)
+    share = cv2.GaussianBlur(free, (0, 0), LETTER_PX) + np.float32(1e-4)
+    around = [cv2.GaussianBlur(one * free, (0, 0), LETTER_PX) / share for one in pictures]
+    return [cv2.copyTo(cv2.convertScaleAbs(a), hidden, one.copy()) for a, one in zip(around, pictures, strict=True)]
+
+
+def steepness(luma: np.ndarray) -> np.ndarray:
+    """float32 (h, w), grey levels per px."""
+    return length(*(cv2.Sobel(luma, cv2.CV_32F, *way, scale=1 / 8) for way in ((1, 0), (0, 1))))
 
 
 def _trimmed(mask: np.ndarray, least: np.ndarray, width_px: float) -> np.ndarray:
