@@ -73,7 +73,7 @@ def measure(path: Path, film: dict[str, Any]) -> list[float]:
     watch = motion.Watch()
     with Video(str(path), 1) as video:
         for frame in video:
-            seen = Seen(frame, frame.shrunk(WORK_PX))
+            seen = Seen(frame, WORK_PX)
             if record := watch.see(seen):
                 records.append(record)
     found = []

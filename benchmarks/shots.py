@@ -73,8 +73,7 @@ def detect(path: Path, detectors: Sequence[str] = ("content", "adaptive"), mode:
     with Video(str(path), 2) as video:
         finder = ShotFinder(detectors, video.time_base, mode)
         for frame in video:
-            small = frame.shrunk(512)
-            finder.push(small, small.bgr(DETECTOR_PX))
+            finder.push(frame, frame.bgr(DETECTOR_PX))
             found += finder.settle()
         return found + finder.settle(ended=True)
 

@@ -61,7 +61,7 @@ def read_spans(path: Path, spans: Sequence[tuple[float, float]]) -> Iterator[tup
     pairs = FlowPairs(REST_S)
     with Video(str(path), 1) as video:
         for frame in video:
-            seen = Seen(frame, frame.shrunk(PROXY_PX))
+            seen = Seen(frame, PROXY_PX)
             pair = pairs.see(seen)
             for k, (start_s, end_s) in enumerate(spans):
                 if start_s - 1e-4 <= frame.time_s < end_s - 1e-4:

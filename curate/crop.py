@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 SIDES = ("left", "top", "right", "bottom")
 CROPPERS = ("overlay", "text")  # beside the borders; the first has the first say
@@ -55,6 +54,8 @@ def _column(table: pa.Table, name: str) -> np.ndarray:
     if name not in table.column_names:
         return np.full(len(table), np.nan)
     values = table[name].combine_chunks().cast(pa.float64())
+    import pyarrow.compute as pc  # slow to load, and a scan has no use for it
+
     return pc.fill_null(values, np.nan).to_numpy(zero_copy_only=False)
 
 

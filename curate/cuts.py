@@ -30,6 +30,7 @@ JUMP_CONTENT, JUMP_RATIO, JUMP_LEVELS, JUMP_STANDS_OUT = 9.0, 5.0, 10.0, 3.0
 JUMP_FRAMES = 3
 FLASH_S = 0.4
 FLASH_ALIKE = 0.85
+FLASH_NEAR = 20.0  # grey levels
 
 
 class Look(NamedTuple):
@@ -173,10 +174,10 @@ def _around(times: np.ndarray, i: int) -> tuple[range, range]:
     return range(first, i - 1), range(i + 1, last)
 
 
-def _returns(thumbs: np.ndarray, i: int, others: Sequence[int]) -> bool:
+def _returns(thumbs: np.ndarray, i: int, others: range) -> bool:
     """Whether the picture i is seen again, and well lit, among others."""
-    if thumbs[i].std() < BLANK_STD:
+    if not others or thumbs[i].std() < BLANK_STD:
         return False
-    return any(
-        1 - change(thumbs[i], thumbs[k]) >= FLASH_ALIKE and np.abs(thumbs[i] - thumbs[k]).mean() < 20 for k in others
-    )
+    there = thumbs[others.start : others.stop]
+    near = np.abs(there - thumbs[i]).mean(axis=(1, 2)) < FLASH_NEAR
+    return any(1 - change(thumbs[i], one) >= FLASH_ALIKE for one in there[near])

@@ -8,9 +8,9 @@ frames: a thing that leaves, or a camera that pans, shows what neither of the tw
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 BLANK = 4.0  # standard deviation of a 32 x 18 luma below which a picture is blank
@@ -201,7 +201,17 @@ class Detail:
 
 def _coarse(thumbs: np.ndarray) -> np.ndarray:
     """(N, 18, 32) float32 -> (N, 40) at the size at which small motion does not show."""
-    return np.stack([cv2.resize(one, COARSE, interpolation=cv2.INTER_AREA).ravel() for one in thumbs])
+    columns, rows = (_means(size, count) for size, count in zip(thumbs.shape[:0:-1], COARSE, strict=True))
+    return (rows @ thumbs @ columns.T).reshape(len(thumbs), -1)
+
+
+@lru_cache(maxsize=4)
+def _means(size: int, count: int) -> np.ndarray:
+    """float32 (count, size): means over equal shares of a row of px."""
+    edges = np.linspace(0, size, count + 1)
+    px = np.arange(size)
+    inside = np.minimum(edges[1:, None], px + 1) - np.maximum(edges[:-1, None], px)
+    return (np.clip(inside, 0, 1) * count / size).astype(np.float32)
 
 
 def _mixes(flat: np.ndarray, length: int) -> list[tuple[int, float, float]]:
@@ -234,10 +244,12 @@ def _ends(flat: np.ndarray, k: int, end: int) -> tuple[int, int]:
     inner = (share > 0.15) & (share < 0.85)
     if inner.sum() < 2:
         return k + 1, end
-    slope, offset = np.polyfit(at[inner], share[inner], 1)
+    x, y = at[inner], share[inner]
+    x_mean, y_mean = x.mean(), y.mean()
+    slope = (x - x_mean) @ (y - y_mean) / ((x - x_mean) @ (x - x_mean))  # of least squares
     if slope <= 0:
         return k + 1, end
-    first, last = -offset / slope, (1 - offset) / slope
+    first, last = x_mean - y_mean / slope, x_mean + (1 - y_mean) / slope
     return max(k + 1 - (end - k) // 4, round(first + 1)), min(end + (end - k) // 4, round(last))
 
 

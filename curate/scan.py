@@ -1,6 +1,6 @@
 """One file -> its row in `videos` and the rows of its clips, in one decode pass. Plain Python: no Ray, no processes.
 
-Every frame is shrunk once; detectors, signals and proxies work on the shrunk picture. Frames wait in a bounded queue
+Shots are found on a very small picture of every frame, signals and proxies work on a larger one. Frames wait in a bounded queue
 until it is certain which shot they belong to; a shot hands its rows to the sink as soon as it ends.
 """
 
@@ -22,7 +22,6 @@ from curate.signals.kinds import WORK_PX, Record, Seen, Watcher
 from curate.spans import Edge
 from media.decode import Frame, Video
 from media.probe import Probe, Unplayable, classify
-from media.still import probe_still, still_frame
 from pipelines import Curate
 
 BEAT_FRAMES, BEAT_S = 16, 2.0
@@ -69,6 +68,8 @@ def row(source: Source, probe: Probe, frames: int) -> dict[str, Any]:
 
 
 def _scan_still(source: Source, settings: Curate, want: frozenset[str], sink: Sink) -> dict[str, Any]:
+    from media.still import probe_still, still_frame  # PIL is loaded where there are images
+
     probe = probe_still(source.path)
     if probe.status != "ok":
         return row(source, probe, 0)
@@ -76,7 +77,7 @@ def _scan_still(source: Source, settings: Curate, want: frozenset[str], sink: Si
         frame = still_frame(source.path)
     except ValueError as error:
         return row(source, replace(probe, status="failed", reason=str(error)), 0)
-    seen = Seen(frame, frame.shrunk(_work_px(settings)))
+    seen = Seen(frame, _work_px(settings))
     records = {name: _see(watcher, seen) for name, watcher in _watchers(want).items()}
     for table, rows in still_rows(source.video_id, source.path, seen, records, settings, want).items():
         sink(table, rows)
@@ -84,7 +85,7 @@ def _scan_still(source: Source, settings: Curate, want: frozenset[str], sink: Si
 
 
 class Waiting(NamedTuple):
-    """A decoded frame of which the shot is not certain yet; its picture is shrunk."""
+    """A decoded frame of which the shot is not certain yet; its picture is shrunk, or left out where nobody will ask for it."""
 
     frame: Frame
     sharpness: float
@@ -98,6 +99,7 @@ class _Pass:
         self.source, self.settings, self.video, self.beat = source, settings, video, beat
         self.finder = ShotFinder(settings.shots.detectors, video.time_base, settings.shots.mode)
         self.clips = ClipMaker(source.video_id, source.path, settings, want, sink, part)
+        self.pictures = bool(want & {"proxies", "hashes"})
         self.sharp = settings.start.window_s > 0 or bool(want & {"proxies", "scores.sharpness"})
         self.watchers = _watchers(want)
         self.waiting: deque[Waiting] = deque()
@@ -138,11 +140,12 @@ class _Pass:
         return found | {"piece": piece._asdict(), "decoded": self.video.frames}
 
     def _take(self, frame: Frame) -> None:
-        seen = Seen(frame, frame.shrunk(_work_px(self.settings)))
-        seen.content = self.finder.push(seen.small, seen.bgr)
+        seen = Seen(frame, _work_px(self.settings))
+        seen.content = self.finder.push(frame, seen.bgr)
         for name, watcher in self.watchers.items():
             self.clips.record(name, _see(watcher, seen))
-        self.waiting.append(Waiting(seen.small, seen.sharpness if self.sharp else 0.0))
+        kept = seen.small if self.pictures else frame.bare()
+        self.waiting.append(Waiting(kept, seen.sharpness if self.sharp else 0.0))
 
     def _settle(self, ended: bool) -> None:
         self.boundaries.extend(self.finder.settle(ended))

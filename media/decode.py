@@ -51,19 +51,12 @@ class Frame:
 
     def shrunk(self, long_side: int) -> Frame:
         """The same frame with a picture of at most long_side px that holds no reference to the large one."""
-        width, height = self._stored_size(long_side)
-        kind = "yuv420p10le" if self._colour.hdr else "yuv420p"
-        colour = self._colour._replace(full_range=self._colour.full_range and not self._picture.format.is_rgb)
-        if (self._picture.width, self._picture.height, self._picture.format.name) == (width, height, kind):
-            return self
-        code = 2 if colour.full_range else 1
-        small = self._picture.reformat(
-            width, height, kind, interpolation="AREA", threads=1, src_colorspace=colour.matrix,
-            dst_colorspace=colour.matrix, src_color_range=2 if self._picture.format.is_rgb else code,
-            dst_color_range=code,
-        )  # fmt: skip
-        size = (self.width, self.height)
-        return Frame(self.index, self.pts, self.end_pts, self.time_base, small, size, self._upright, colour, self.gap)
+        small = self._reduced(long_side, "yuv420p10le" if self._colour.hdr else "yuv420p")
+        return self if small is self._picture else self._with(small, self._limited())
+
+    def bare(self) -> Frame:
+        """The same frame without its picture: its place in time and its size."""
+        return self._with(None, self._colour)
 
     def luma(self, long_side: int | None = None) -> np.ndarray:
         """Full-range SDR luma, uint8 (h, w), upright, at most long_side px (None: as stored)."""
@@ -71,12 +64,8 @@ class Frame:
 
     def bgr(self, long_side: int) -> np.ndarray:
         """uint8 (h, w, 3) upright, quick and only roughly the right colours: for detectors, not for eyes."""
-        width, height = self._stored_size(long_side)
-        small = self if self._planar() else self.shrunk(max(long_side, 16))
-        planes = [small._plane(0, width, height)]
-        planes += [small._plane(k, width // 2, height // 2) for k in (1, 2)]
-        stacked = np.concatenate([plane.ravel() for plane in planes]).reshape(height * 3 // 2, width)
-        return self._upright.apply(cv2.cvtColor(stacked, cv2.COLOR_YUV2BGR_I420))
+        planes = self._reduced(long_side, "yuv420p").to_ndarray()
+        return self._upright.apply(cv2.cvtColor(planes, cv2.COLOR_YUV2BGR_I420))
 
     def rgb(self, long_side: int | None = None) -> np.ndarray:
         """SDR uint8 (h, w, 3), upright, square pixels, at most long_side px (None: full size). Never enlarges."""
@@ -93,6 +82,26 @@ class Frame:
         if self._colour.hdr:
             return cv2.LUT(plane, luma_table(self._colour.transfer, small._colour.full_range))
         return plane if small._colour.full_range else stretched(plane)
+
+    def _reduced(self, long_side: int, kind: str) -> Any:
+        """The decoder's picture in another format, at most long_side px; the picture itself where nothing is to be done."""
+        width, height = self._stored_size(long_side)
+        picture, colour = self._picture, self._limited()
+        if (picture.width, picture.height, picture.format.name) == (width, height, kind):
+            return picture
+        code = 2 if colour.full_range else 1
+        return picture.reformat(
+            width, height, kind, interpolation="AREA", threads=1, src_colorspace=colour.matrix,
+            dst_colorspace=colour.matrix, src_color_range=2 if picture.format.is_rgb else code, dst_color_range=code,
+        )  # fmt: skip
+
+    def _limited(self) -> Colour:
+        """The colour of a reduced picture: RGB becomes limited."""
+        return self._colour._replace(full_range=self._colour.full_range and not self._picture.format.is_rgb)
+
+    def _with(self, picture: Any, colour: Colour) -> Frame:
+        return Frame(self.index, self.pts, self.end_pts, self.time_base, picture, (self.width, self.height),
+                     self._upright, colour, self.gap)  # fmt: skip
 
     def _stored_size(self, long_side: int) -> tuple[int, int]:
         """Even size before turning, long side at most long_side, shape of the square-pixel picture."""

@@ -16,8 +16,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, NamedTuple, cast
 
-import fsspec
-
 
 class Entry(NamedTuple):
     """path; size in bytes; tag that changes when the content does (mtime in ns locally, etag on a store)."""
@@ -200,6 +198,8 @@ S3_PATIENCE = {"connect_timeout": 5, "read_timeout": 20, "retries": {"total_max_
 
 def opened(path: str) -> tuple[Any, str]:
     """The store's file system (fsspec's) and the path inside it, without its memory of listings: other processes write there too."""
+    import fsspec  # slow to load, and most workspaces are local
+
     patience = {"config_kwargs": S3_PATIENCE} if path.startswith(("s3://", "s3a://")) else {}
     return fsspec.core.url_to_fs(path, use_listings_cache=False, **patience)
 

@@ -22,12 +22,17 @@ Scores = dict[str, float | None]
 class Seen:
     """One frame of the pass and the pictures made of it, each made once and only when asked for.
 
-    frame: as decoded, full size; small: shrunk, holds no large picture; content: mean HSV change to the frame before.
+    frame: as decoded, full size; work_px: long side of the shrunk one; content: mean HSV change to the frame before.
     """
 
-    def __init__(self, frame: Frame, small: Frame, content: float = 0.0):
-        self.frame, self.small, self.content = frame, small, content
+    def __init__(self, frame: Frame, work_px: int = WORK_PX):
+        self.frame, self.work_px, self.content = frame, work_px, 0.0
         self.time_s = frame.time_s
+
+    @cached_property
+    def small(self) -> Frame:
+        """Shrunk; it holds no large picture."""
+        return self.frame.shrunk(self.work_px)
 
     @cached_property
     def luma(self) -> np.ndarray:
@@ -47,7 +52,7 @@ class Seen:
     @cached_property
     def bgr(self) -> np.ndarray:
         """uint8 (h, w, 3), long side SMALL_PX or less, roughly the right colours."""
-        return self.small.bgr(SMALL_PX)
+        return self.frame.bgr(SMALL_PX)
 
     @cached_property
     def rgb(self) -> np.ndarray:
