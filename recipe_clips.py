@@ -130,12 +130,14 @@ class Concepts(Frozen):
 
 class Workers(Frozen):
     """gpus: of a process that runs a network where there are GPUs; 0.5 puts two on one. gpu_cpus: CPUs beside it. waiting: jobs
-    per such process that may wait before scanning holds. attempts: how often a job whose process dies is begun."""
+    per such process that may wait before scanning holds. attempts: how often a job whose process dies is begun. hung_s: a process
+    on Ray that says nothing of its job for so long (64 clips measured, or some frames decoded, are a word) is killed."""
 
     gpus: Positive = 1.0
     gpu_cpus: Annotated[StrictInt, Field(ge=0)] = 1
     waiting: Count = 4
     attempts: Count = 3
+    hung_s: Positive = 3600.0
 
     @field_validator("gpus")
     @classmethod

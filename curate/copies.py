@@ -31,6 +31,10 @@ PROPOSE_BELOW_SAME = 0.12  # a pair this much below `same` may still be a crop: 
 CHANGING = 6.0  # bits of contrast from which a clip is said to change
 SURE_BITS, SURE_FRAMES = 12.0, 4
 FIRM_BITS, FIRM_FRAMES, FIRM_CONTRAST = 16.0, 8, 10.0
+EQUAL_BITS, EQUAL_FRAMES = (
+    2.0,
+    2,
+)  # a short overlap, half of the shorter clip at least, whose frames are all but equal and no others
 WORTH_BITS = 26.0  # above this the pictures are not looked at, unless the vectors propose the pair
 # By picture, for clips that change and for clips that don't.
 CHANGING_PICTURE = {"correlation": 0.75, "changed": 0.15, "covered": 0.2}
@@ -179,6 +183,8 @@ def _matches(
 def _sure(found: Alignment) -> bool:
     """Clips that change, and change alike."""
     if found.contrast >= CHANGING and found.bits <= SURE_BITS and found.frames >= SURE_FRAMES:
+        return True
+    if found.contrast >= FIRM_CONTRAST and found.bits <= EQUAL_BITS and found.frames >= EQUAL_FRAMES:
         return True
     return found.contrast >= FIRM_CONTRAST and found.bits <= FIRM_BITS and found.frames >= FIRM_FRAMES
 

@@ -11,7 +11,6 @@ import os
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +21,7 @@ from ray.exceptions import RayError, RayTaskError
 import commands
 from curate import unit
 from curate.stages import CPU, GPU, MOST_THREADS, Lost, Room, Schedule
+from curate.tally import Told
 from pipelines import Recipe
 
 LOOK_S = 10.0  # how often the cluster is asked for its size; after so long without an actor the wait is explained
@@ -42,22 +42,22 @@ class _Hand:
         return ray.get_runtime_context().get_node_id()
 
     def work(self, job: unit.Job) -> unit.Done:
-        return unit.run(job, lambda what, count: self.board.add.remote(what, count), self.decoder)
+        done = 0
+
+        def beat(what: str, count: int) -> None:
+            nonlocal done
+            if what == "video":
+                done += count
+                self.board.reached.remote(job.key, done)
+            else:
+                self.board.add.remote(job.key, what, count)
+
+        return unit.run(job, beat, self.decoder)
 
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
-class _Board:
-    """Counts what the hands report, for the progress line."""
-
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-
-    def add(self, what: str, count: int) -> None:
-        self.counts[what] += count
-
-    def take(self) -> dict[str, int]:
-        counts, self.counts = dict(self.counts), Counter()
-        return counts
+class _Board(Told):
+    """An actor of its own: hands write on it, the crew reads it."""
 
 
 class Cluster:
@@ -107,13 +107,14 @@ class Cluster:
 
 @dataclass
 class Hired:
-    """An actor and what it does. waits: for its machine's name, then for its job's end."""
+    """An actor and what it does. waits: for its machine's name, then for its job's end; heard_s: when it last said anything."""
 
     actor: Any
     pool: str
     waits: Any
     node: str | None = None
     job: unit.Job | None = None
+    heard_s: float = 0.0
 
 
 class _Crew:
@@ -148,18 +149,30 @@ class _Crew:
             if hand.node is None or hand.job is not None:
                 continue
             if job := self.schedule.begin(hand.pool, self._room(hand)):
-                hand.job, hand.waits = job, hand.actor.work.remote(job)
+                hand.job, hand.waits, hand.heard_s = job, hand.actor.work.remote(job), time.monotonic()
 
     def gather(self) -> Iterator[unit.Done]:
         """What ends within half a second."""
         waits = {hand.waits: hand for hand in self.hands if hand.waits is not None}
         ended, _ = ray.wait(list(waits), timeout=0.5) if waits else ([], [])
-        counts = ray.get(self.board.take.remote())
+        counts, heard = ray.get(self.board.take.remote())
+        self._end_the_silent(heard)
         for what, count in counts.items():
             self.beat(what, count)
         for reference in ended:
             yield from self._ended(waits[reference])
         self._say_what_is_waited_for(bool(ended or counts) or self.busy)
+
+    def _end_the_silent(self, heard: set[tuple[str, int]]) -> None:
+        """A hand that has not said a word of its job for `hung_s` is killed: its job is then one that lost its worker."""
+        now, limit_s = time.monotonic(), self.cluster.workers.hung_s
+        for hand in self.hands:
+            if hand.job is None or hand.job.key in heard:
+                hand.heard_s = now
+            elif now - hand.heard_s > limit_s:
+                self.beat(f"{hand.job.stage} of unit {hand.job.unit} hung: not a word in {limit_s:g} s", 0)
+                hand.heard_s = now
+                ray.kill(hand.actor)  # type: ignore[arg-type]
 
     @property
     def busy(self) -> bool:

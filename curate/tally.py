@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import Any
 
 from curate.stages import Schedule
 from curate.unit import Done
 
 STAGE: dict[str, Any] = {"jobs": 0, "clips": 0, "video_s": 0.0, "kernel_s": 0.0, "cpu_s": 0.0, "seconds": 0.0}
+
+
+class Told:
+    """What workers report, counted for the progress line; the videos of a unit once, however often its job is begun."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._videos: Counter[int] = Counter()
+        self._heard: set[tuple[str, int]] = set()
+
+    def add(self, job: tuple[str, int], what: str, count: int) -> None:
+        self._heard.add(job)
+        self._counts[what] += count
+
+    def reached(self, job: tuple[str, int], videos: int) -> None:
+        """So many videos of a job's unit are done in the present attempt."""
+        unit = job[1]
+        self.add(job, "video", max(0, videos - self._videos[unit]))
+        self._videos[unit] = max(videos, self._videos[unit])
+
+    def take(self) -> tuple[dict[str, int], set[tuple[str, int]]]:
+        """Counts, and the jobs that were heard of, since the last time."""
+        taken = {what: count for what, count in self._counts.items() if count}, self._heard
+        self._counts, self._heard = Counter(), set()
+        return taken
 
 
 class Tally:

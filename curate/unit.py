@@ -90,7 +90,7 @@ class Decoder:
 def run(job: Job, beat: Beat, decoder: Decoder) -> Done:
     """Make the parts of one job. Raises OSError when the workspace cannot be written."""
     tables, started = Tables(check(job.recipe)), time.monotonic()
-    done = _scan(tables, job, beat, decoder) if job.stage == SCAN else _derive(tables, job)
+    done = _scan(tables, job, beat, decoder) if job.stage == SCAN else _derive(tables, job, beat)
     return done._replace(seconds=time.monotonic() - started)
 
 
@@ -160,7 +160,7 @@ def _scratch(tables: Tables) -> str | None:
 # -------------------------------------------------------------------------------------------------------------- derive
 
 
-def _derive(tables: Tables, job: Job) -> Done:
+def _derive(tables: Tables, job: Job, beat: Beat) -> Done:
     """A part made from other parts of the same unit, a batch of rows at a time: nothing is decoded."""
     name, source = job.stage, tables.part("proxies", job.unit)
     spans, clips, kernel_s, cpu_s = _spans(tables, job.unit), 0, 0.0, 0.0
@@ -179,6 +179,7 @@ def _derive(tables: Tables, job: Job) -> Done:
                 clips + len(rows),
             )
             writer.write_table(made)
+            beat("alive", 1)
     tables.write_settings(name)
     kept = spans.filter(pc.equal(spans["status"], "ok"))
     video_s = pc.sum(pc.subtract(kept["end_s"], kept["start_s"])).as_py() or 0.0

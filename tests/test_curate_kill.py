@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import subprocess
@@ -82,6 +83,19 @@ def test_a_job_that_lost_its_worker_too_often_is_given_up_and_all_else_is_done(s
     parts = {path.name for path in (tmp_path / "work").glob("videos-*/unit-*.parquet")}
     assert len(parts) == 2, "the other units are there"
     assert curate(tmp_path / "work", small)["units"] == 1
+
+
+def test_a_worker_that_hangs_is_ended_and_its_job_begun_again(
+    whole: tuple[dict[str, str], float], small: Path, tmp_path: Path
+) -> None:
+    """A hand that is stopped for good, as by a library that never returns."""
+    process = begun(tmp_path / "work", small, False, "--set", "curate.workers.hung_s=12.0")
+    found = until(lambda: decoders(process.pid), process)
+    assert found
+    os.kill(parent(found[0]), signal.SIGSTOP)
+    _, said = process.communicate(timeout=240)
+    assert process.returncode == 0 and "hung: not a word in 12 s" in said and "begun again" in said, said[-2000:]
+    assert digest(tmp_path / "work") == whole[0]
 
 
 @pytest.mark.parametrize(("local", "number"), [(True, signal.SIGINT), (False, signal.SIGINT), (False, signal.SIGTERM)])

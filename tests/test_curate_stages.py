@@ -9,7 +9,7 @@ import pytest
 
 import pipelines
 from curate.stages import CPU, GPU, Lost, Schedule, uses_gpu
-from curate.tally import Tally
+from curate.tally import Tally, Told
 from curate.unit import SCAN, Done, Job
 from tests.select_tables import make_recipe
 
@@ -28,6 +28,21 @@ def jobs(units: int, threads: int = 1) -> list[Job]:
 
 def done(job: Job) -> Done:
     return Done(job.stage, job.unit, 1, 2, 3.0, 40, 44, 5.0, 4.0, 6.0, job.tables)
+
+
+def test_a_job_that_is_begun_again_counts_its_videos_once() -> None:
+    """Its first attempt got to the second video, the next one does all three; another unit in between."""
+    told, first, other = Told(), (SCAN, 0), (SCAN, 1)
+    for videos in (1, 2):
+        told.reached(first, videos)
+    told.reached(other, 1)
+    told.add(first, "alive", 4)
+    assert told.take() == ({"video": 3, "alive": 4}, {first, other})
+    told.reached(first, 1)
+    told.reached(first, 2)
+    assert told.take() == ({}, {first}), "nothing new, but a word was heard"
+    told.reached(first, 3)
+    assert told.take() == ({"video": 1}, {first}) and told.take() == ({}, set())
 
 
 def test_tables_wait_for_their_unit_and_go_before_the_next_scan() -> None:
