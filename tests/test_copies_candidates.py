@@ -89,6 +89,15 @@ def test_alignment_finds_the_shift_of_a_part() -> None:
     assert found.contrast > 20
 
 
+def test_a_short_overlap_counts_where_its_frames_are_all_but_equal() -> None:
+    """Half a second of one clip, as where it starts later; one bit more than allowed, or frames that hardly change, don't do."""
+    rule = copies.Alignment(copies.EQUAL_BITS, 25.0, 0.5, copies.EQUAL_FRAMES)
+    assert copies._sure(rule)
+    assert not copies._sure(rule._replace(bits=copies.EQUAL_BITS + 1))
+    assert not copies._sure(rule._replace(contrast=copies.FIRM_CONTRAST - 1))
+    assert not copies._sure(rule._replace(frames=1))
+
+
 def test_blank_frames_do_not_align() -> None:
     row = np.random.default_rng(4).integers(1, 2**63, 12, dtype=np.uint64)
     faded = np.where(np.arange(12) < 9, 0, row).astype(np.uint64)

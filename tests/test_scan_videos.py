@@ -16,7 +16,7 @@ from curate.proxies import Candidate, Store
 from curate.scan import Source, scan_video
 from curate.signals import SIGNALS
 from media.decode import Video
-from pipelines import Curate, Shots
+from pipelines import Curate, Shots, Start
 
 PASS = [name for name, signal in SIGNALS.items() if signal.source == "pass"]
 ALL = frozenset(["clips", "proxies", "hashes", *(f"scores.{name}" for name in PASS)])
@@ -56,6 +56,13 @@ def test_tables_hold_the_same_clips(generated: Path) -> None:
             assert row["times_s"][0] == clip["start_s"] and row["times_s"] == sorted(set(row["times_s"]))
             sizes = {cv2.imdecode(np.frombuffer(jpeg, np.uint8), 1).shape for jpeg in row["jpegs"]}
             assert len(sizes) == 1 and max(*next(iter(sizes))[:2]) <= 512
+
+
+def test_clips_do_not_depend_on_what_else_is_measured(generated: Path) -> None:
+    """Without proxies and hashes no larger picture is made of a frame; shots are found on the same small one."""
+    settings = Curate(start=Start(window_s=0.0))
+    alone = scan(generated / "fades.mp4", settings, frozenset(["clips"]))
+    assert alone["clips"] == scan(generated / "fades.mp4", settings)["clips"] and alone["clips"]
 
 
 def test_a_clip_starts_at_the_sharpest_frame_of_its_window(generated: Path) -> None:

@@ -6,11 +6,12 @@ import runpy
 from fractions import Fraction
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from curate.cuts import Look, boundaries, change
-from curate.gradual import dissolves, fades
+from curate.gradual import COARSE, _coarse, _ends, dissolves, fades
 from curate.sharpest import laplacian_variance, sharpest
 from curate.shots import ShotFinder
 from curate.spans import Edge, parts, usable, window
@@ -189,3 +190,20 @@ def test_the_network_finds_what_simple_means_do_not(generated: Path) -> None:
     found = SHOTS["detect"](generated / "rings.mkv", mode="auto")
     assert [one.kind for one in found] == ["dissolve"]
     assert SHOTS["iou"]((found[0].last, found[0].first - 1), (50, 61)) > 0.8
+
+
+def test_the_coarse_size_is_that_of_areas_and_ends_lie_on_the_line_of_least_squares() -> None:
+    rng = np.random.default_rng(6)
+    thumbs = rng.uniform(0, 255, (9, 18, 32)).astype(np.float32)
+    areas = np.stack([cv2.resize(one, COARSE, interpolation=cv2.INTER_AREA).ravel() for one in thumbs])
+    assert np.allclose(_coarse(thumbs), areas, atol=1e-3)
+    before, after = rng.uniform(0, 255, (2, 40))
+    share = np.clip((np.arange(40) - 8.3) / 17.0, 0, 1)[:, None]
+    flat = (before + share * (after - before) + rng.normal(0, 0.5, (40, 40))).astype(np.float32)
+    inner = (share[8:28, 0] > 0.15) & (share[8:28, 0] < 0.85)
+    told = (flat[8:28] - flat[8]) @ (flat[27] - flat[8]) / ((flat[27] - flat[8]) @ (flat[27] - flat[8]))
+    slope, offset = np.polyfit(np.arange(8, 28)[inner], told[inner], 1)
+    assert _ends(flat, 8, 27) == (
+        max(9 - 19 // 4, round(-offset / slope + 1)),
+        min(27 + 19 // 4, round((1 - offset) / slope)),
+    )

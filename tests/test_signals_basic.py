@@ -51,6 +51,25 @@ def test_noise_is_measured_on_a_smooth_picture(sigma: float) -> None:
     assert measured is not None and 0.75 * sigma < measured < 1.15 * sigma
 
 
+def test_noise_and_block_edges_are_those_of_the_formulas_written_out() -> None:
+    """Immerkaer's kernel by a plain convolution, means of 16 x 16 tiles by slicing; steps between columns by numpy."""
+    luma = np.random.default_rng(5).integers(0, 256, (70, 83)).astype(np.uint8)
+    kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], float)
+    wide = np.pad(luma.astype(float), 1, mode="reflect")
+    response = sum(kernel[i, j] * wide[i : i + 70, j : j + 83] for i in range(3) for j in range(3))
+    tiles = [np.abs(response)[y : y + 16, x : x + 16].mean() for y in range(0, 64, 16) for x in range(0, 80, 16)]
+    assert exposure.noise(luma) == pytest.approx(np.sqrt(np.pi / 2) / 6 * np.quantile(tiles, 0.125), rel=1e-12)
+
+    def excess(picture: np.ndarray) -> float:
+        steps = np.abs(np.diff(picture.astype(float), axis=1)).mean(axis=0)
+        edge = np.arange(len(steps)) % 8 == 7
+        return (
+            steps[edge].mean() - steps[~edge].mean() * (steps[~edge].mean() + 0.5) / (steps[~edge].mean() + 0.5)
+        ) / (steps[~edge].mean() + 0.5)
+
+    assert exposure.blockiness(luma) == pytest.approx(max(0.0, (excess(luma) + excess(luma.T)) / 2), abs=1e-12)
+
+
 def test_blockiness_rises_with_compression() -> None:
     picture = texture(256, 256)
     values = []
