@@ -80,8 +80,9 @@ class ClipMaker:
     def add(self, frame: Frame, sharpness: float) -> None:
         self._marks.append(Mark(frame.pts, frame.end_pts, frame.time_s, frame.end_s, sharpness))
         candidate = Candidate(frame.time_s, sharpness, frame)
-        if frame.time_s < self._marks[0].time_s + self._settings.start.window_s + self._settings.shots.trim_s:
-            self._lead.append(candidate)
+        lead_s = self._settings.start.window_s + self._settings.shots.trim_s
+        if not self._lead or self._lead[-1].time_s < self._marks[0].time_s + lead_s:
+            self._lead.append(candidate)  # up to the first frame after the window: with no window the clip starts there
         self._store.add(candidate)
         if "hashes" in self._want and frame.time_s >= self._next_hash_s - 1e-6:
             self._hashes.append((frame.time_s, frame_hash(frame.luma(SMALL_PX))))
