@@ -1,13 +1,13 @@
 """A training step of our transformer against diffusers' class at the same configuration: tokens/s and peak memory.
 
     python -m benchmarks.dit_step                  # eager, all shapes
-    python -m benchmarks.dit_step --compile        # both compiled, block by block
-    python -m benchmarks.dit_step --shapes 1280 --rounds 5 --threads 1
+    python -m benchmarks.dit_step --compile        # both compiled, block by block: minutes before the first step
+    python -m benchmarks.dit_step --shapes 1280 --rounds 5 --threads 1 --clock cpu
 
 Both models hold the same weights and get the same batches: latents, and captions padded to 256 tokens with a mask, as
-HunyuanVideo's pipeline feeds them. A step is forward, loss, backward and AdamW. Steps of the two alternate in one
-process, and the fastest of the rounds counts, so that a busy machine disturbs both alike. Peak memory is that of a
-process of its own for each model: the highest resident size less the one before the model was made.
+HunyuanVideo's pipeline feeds them. A step is forward, loss, backward and AdamW. Each model has a process of its own; their
+steps alternate, and the fastest of the rounds counts, so that a busy machine disturbs both alike. Peak memory is the
+highest resident size of that process less the one before its model was made.
 """
 
 from __future__ import annotations
@@ -110,39 +110,57 @@ CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time
 MODELS: dict[str, Callable[[bool], Step]] = {"ours": ours, "diffusers": diffusers}
 
 
-def speed(shape: str, rounds: int, compiled: bool, clock: Callable[[], float]) -> dict[str, float]:
-    """Fastest step of each model in seconds; one unmeasured round goes before."""
-    batch = batch_of(shape)
-    steps = {name: make(compiled) for name, make in MODELS.items()}
-    fastest = dict.fromkeys(steps, float("inf"))
-    for step in steps.values():
-        step(batch)
-    for _ in range(rounds):
-        for name, step in steps.items():
-            started = clock()
-            step(batch)
-            fastest[name] = min(fastest[name], clock() - started)
-    return fastest
+class Contestant:
+    """A process that holds one model and takes a step when it is told to."""
+
+    def __init__(self, name: str, shape: str, given: argparse.Namespace):
+        command = [sys.executable, "-m", "benchmarks.dit_step", "--serve", name, "--shapes", shape]
+        command += ["--threads", str(given.threads), "--clock", given.clock]
+        self.process = subprocess.Popen([*command, *(["--compile"] if given.compile else [])], text=True,
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
+
+    def ask(self) -> tuple[float, int]:
+        """Seconds of one more step, and the peak so far in bytes."""
+        assert self.process.stdin and self.process.stdout
+        print(file=self.process.stdin, flush=True)
+        seconds, peak = self.process.stdout.readline().split()
+        return float(seconds), int(peak)
+
+    def close(self) -> None:
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait()
 
 
-def peak_bytes(name: str, shape: str, compiled: bool) -> int:
-    """Peak of a process that makes this model and takes two steps."""
-    command = [sys.executable, "-m", "benchmarks.dit_step", "--peak", name, "--shapes", shape]
-    answer = subprocess.run(
-        [*command, *(["--compile"] if compiled else [])], check=True, capture_output=True, text=True
+def measured(shape: str, given: argparse.Namespace) -> tuple[dict[str, float], dict[str, int]]:
+    """Fastest step in seconds and peak in bytes of each model; one unmeasured round goes before."""
+    contestants = {name: Contestant(name, shape, given) for name in MODELS}
+    try:
+        for one in contestants.values():
+            one.ask()
+        rounds = [{name: one.ask() for name, one in contestants.items()} for _ in range(given.rounds)]
+    finally:
+        for one in contestants.values():
+            one.close()
+    return (
+        {name: min(each[name][0] for each in rounds) for name in MODELS},
+        {name: rounds[-1][name][1] for name in MODELS},
     )
-    return int(answer.stdout.strip().splitlines()[-1])
 
 
-def _measure_peak(name: str, shape: str, compiled: bool) -> int:
+def serve(name: str, shape: str, given: argparse.Namespace) -> None:
+    """A step for each line on standard input; its seconds and the peak on standard output."""
     mend_torchvision()
     import diffusers.models  # noqa: F401  in both processes, so that importing it counts in neither
 
-    before = _resident_bytes()
-    step = MODELS[name](compiled)
-    for _ in range(2):
-        step(batch_of(shape))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    before, clock = _resident_bytes(), CLOCKS[given.clock]
+    step, batch = MODELS[name](given.compile), batch_of(shape)
+    for _ in sys.stdin:
+        started = clock()
+        step(batch)
+        seconds = clock() - started
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+        print(seconds, peak, flush=True)
 
 
 def _resident_bytes() -> int:
@@ -157,14 +175,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu, with one thread, for a busy machine")
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--json", help="file to write the figures to")
-    parser.add_argument("--peak", choices=MODELS, help=argparse.SUPPRESS)
+    parser.add_argument("--serve", choices=MODELS, help=argparse.SUPPRESS)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     shapes = [name for name in SHAPES if not given.shapes or any(name.startswith(start) for start in given.shapes)]
-    if given.peak:
-        print(_measure_peak(given.peak, shapes[0], given.compile))
+    if given.serve:
+        serve(given.serve, shapes[0], given)
         return
     print(
         "| video tokens | ours tokens/s | diffusers tokens/s | ratio | ours peak GB | diffusers peak GB |\n|"
@@ -174,15 +191,15 @@ def main() -> None:
     total = {name: sum(row["tokens"] for row in rows) / sum(row[f"{name}_s"] for row in rows) for name in MODELS}
     print(f"| all | {total['ours']:.0f} | {total['diffusers']:.0f} | {total['ours'] / total['diffusers']:.2f} | | |")
     if given.json:
+        how = {"compiled": given.compile, "threads": given.threads}
         with open(given.json, "w", encoding="utf-8") as file:
-            json.dump({"compiled": given.compile, "threads": given.threads, "rows": rows, "tokens_per_s": total}, file)
+            json.dump(how | {"rows": rows, "tokens_per_s": total}, file)
 
 
 def _row(shape: str, given: argparse.Namespace) -> dict[str, Any]:
-    seconds = speed(shape, given.rounds, given.compile, CLOCKS[given.clock])
-    peaks = {} if given.no_memory else {name: peak_bytes(name, shape, given.compile) for name in MODELS}
+    seconds, peaks = measured(shape, given)
     rates = {name: tokens_of(shape) / seconds[name] for name in MODELS}
-    memory = " | ".join(f"{peaks[name] / 1e9:.2f}" if peaks else "-" for name in MODELS)
+    memory = " | ".join(f"{peaks[name] / 1e9:.2f}" for name in MODELS)
     print(
         f"| {shape} | {rates['ours']:.0f} | {rates['diffusers']:.0f} | {seconds['diffusers'] / seconds['ours']:.2f} |"
         f" {memory} |",
