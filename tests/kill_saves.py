@@ -88,9 +88,10 @@ def attempt(folder: Path, numbers: int, moment: int | None, seconds: float | Non
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)  # a forked child may not use the threads of its parent
     place = Path(sys.argv[1]) / "run"
     for given in sys.argv[2:]:
-        attempt(place, 20_000_000, None, float(given))
+        attempt(place, 3_000_000, None, float(given))
     moment = 0
     while not sys.argv[2:] and attempt(place, 5, moment, None):
         moment += 1

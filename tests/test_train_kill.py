@@ -40,8 +40,8 @@ def test_a_kill_at_any_step_of_a_save_leaves_a_whole_checkpoint(tmp_path: Path) 
 
 @pytest.mark.slow
 def test_a_kill_in_the_middle_of_the_bytes(tmp_path: Path) -> None:
-    """Files of 80 MB, killed from outside at ten times of a save."""
-    told = killed_saves(tmp_path, *(f"{0.03 * 1.6**k:.3f}" for k in range(10)))
+    """Files of 12 MB, killed from outside at ten times of a save."""
+    told = killed_saves(tmp_path, *(f"{0.01 * 1.6**k:.3f}" for k in range(10)))
     assert all(whole(one["found"]) for one in told)
     assert all(one["after"]["step"] == NEXT and whole(one["after"]) for one in told)
     assert any(any(name.endswith(".part") for name in one["left"]) for one in told)
