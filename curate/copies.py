@@ -21,7 +21,7 @@ from curate import candidates, embed
 from curate.alignment import Alignment, align, on_grid
 from curate.hashes import BITS
 
-COPIES_VERSION = 1  # part of the fingerprint of the table `concepts`
+COPIES_VERSION = 2  # part of the fingerprint of the table `concepts`
 
 SCHEMA = pa.schema([("clip_id", pa.string()), ("duplicate_of", pa.string()), ("similarity", pa.float64())])
 
