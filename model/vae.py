@@ -1,4 +1,5 @@
-"""VAEs: the built-in codec, or a diffusers AutoencoderKL* folder (HunyuanVideo, Wan, CogVideoX).
+"""VAEs: the built-in codec, the small one that is shipped, or a diffusers AutoencoderKL* folder (HunyuanVideo, Wan,
+CogVideoX).
 
 Latents leave here scaled to about unit variance and come back so; the scaling is part of the settings. Stride 4 in time
 after the first frame, 8 in space.
@@ -17,6 +18,8 @@ import torch
 from compat import mend_torchvision
 from model import codec
 from model.weights import find_weights, read_config, weights_digest
+
+SHIPPED = {"small": Path(__file__).with_name("vae_small")}  # trained by `train.vae --stage vae-small`: docs/vae.md
 
 # Attributes that switch or size diffusers' tiling. HunyuanVideo's use_framewise_encoding is on from the start: clips of
 # more than 16 frames are tiled in time although nobody asked for it.
@@ -43,15 +46,19 @@ def vae_settings(spec: str, tiling: bool = False, precision: str = "float32") ->
     """What load_vae(...).settings() says, without loading the weights. Raises MissingWeights."""
     if spec == "codec":
         return codec.settings()
-    return _settings(find_weights(spec, "cache.vae", "vae"), tiling, precision)
+    return _settings(_folder(spec), tiling, precision)
 
 
 def load_vae(spec: str, device: torch.device | str = "cpu", tiling: bool = False, precision: str = "float32") -> Vae:
-    """spec: `codec`, or the path or hub name of a diffusers folder (its `vae` subfolder is found). precision: the dtype
-    the network computes in. Raises MissingWeights."""
+    """spec: `codec`, `small`, or the path or hub name of a diffusers folder (its `vae` subfolder is found). precision: the
+    dtype the network computes in. Raises MissingWeights."""
     if spec == "codec":
         return codec.Codec(device)
-    return Autoencoder(find_weights(spec, "cache.vae", "vae"), device, tiling, precision)
+    return Autoencoder(_folder(spec), device, tiling, precision)
+
+
+def _folder(spec: str) -> Path:
+    return SHIPPED.get(spec) or find_weights(spec, "cache.vae", "vae")
 
 
 class Autoencoder:
