@@ -20,7 +20,8 @@ CURATE = [str(BIN / "curate")]
 FILES = ("pans.mp4", "pans.json", "pans_small.mp4", "still.mp4", "turned.mp4", "slow.avi", "squares.webm", "empty.mp4")
 STILLS = ("letter.mp4", "picture_temple.png", "picture_flower.jpg", "picture_flower_small.jpg")
 DEAR = ("camera", "clarity", "quality", "overlay", "text", "people")  # most of the cost, none of the orchestration
-LEAN = ("curate.unit_videos=4", "sets.base.keep.text_left=null", *(f"curate.signals.{name}=null" for name in DEAR))
+LEAN = ("curate.unit_videos=4", "sets.base.keep.text_left=null", "sets.people.keep=null",
+        *(f"curate.signals.{name}=null" for name in DEAR))  # fmt: skip
 LEAN_OPTIONS = tuple(word for change in LEAN for word in ("--set", change))
 
 

@@ -78,7 +78,7 @@ def test_the_bound_that_decided_is_the_first_that_failed(tables: Tables, told: d
         failed = [score for score, bound in tables.recipe.bounds("video_best").items()
                   if row[score] is None or row[score] < (bound.min if bound.min is not None else float("-inf"))
                   or row[score] > (bound.max if bound.max is not None else float("inf"))]  # fmt: skip
-        verdict, *bounds = told[row["clip_id"]].split("  video_best: ")[1].split("\n\n")[0].split("\n")
+        verdict, *bounds = told[row["clip_id"]].split("  video_best: ")[1].split("\n  people: ")[0].split("\n")
         assert sorted(line.split()[1] for line in bounds if line.split()[0] == "failed") == sorted(failed)
         first = next((score for score in SCORES if score in failed), None)
         assert first is None or verdict.startswith(f"dropped: {first} "), (verdict, failed)
