@@ -31,10 +31,7 @@ PROPOSE_BELOW_SAME = 0.12  # a pair this much below `same` may still be a crop: 
 CHANGING = 6.0  # bits of contrast from which a clip is said to change
 SURE_BITS, SURE_FRAMES = 12.0, 4
 FIRM_BITS, FIRM_FRAMES, FIRM_CONTRAST = 16.0, 8, 10.0
-EQUAL_BITS, EQUAL_FRAMES = (
-    2.0,
-    2,
-)  # a short overlap, half of the shorter clip at least, whose frames are all but equal and no others
+EQUAL_BITS, EQUAL_FRAMES = 2.0, 2  # of a short overlap, half of the shorter clip at least, all but equal
 WORTH_BITS = 26.0  # above this the pictures are not looked at, unless the vectors propose the pair
 # By picture, for clips that change and for clips that don't.
 CHANGING_PICTURE = {"correlation": 0.75, "changed": 0.15, "covered": 0.2}

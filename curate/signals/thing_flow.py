@@ -19,10 +19,8 @@ ODD_GREY = 8.0  # of the step between px: grey levels off at which a px counts h
 RIDGE = 0.5  # what holds that step where nothing is seen
 FOLLOW_PX, FOLLOW_GREY = 3, 25  # of the halved picture: side of what is compared, and the most that a difference counts
 WORSE = 1.1  # a px rests if it is so many times less like what it would come from than like what is there
-STEEP, OF_STEEP = (
-    12.0,
-    0.2,
-)  # grey levels per px from which an edge is seen, and the share of them by which one at rest may change
+STEEP = 12.0  # grey levels per px from which an edge is seen
+OF_STEEP = 0.2  # share of its steepness by which an edge at rest may change
 SAME = 0.4  # share of its slope by which an edge that is drawn on the picture differs from what it was long ago
 BESIDE_DRAWN = np.ones((9, 9), np.uint8)  # how far an edge hides what moves, and one that can be seen through
 BESIDE_SHEER = np.ones((5, 5), np.uint8)

@@ -13,7 +13,7 @@ import numpy as np
 
 from curate.signals.whole import length
 
-# Found on generated footage (seeds 0, 7 and 11) by the area and speed that is told to move, against the truth.
+# Found on generated footage (seeds 0, 7, 11, 23 and 31) by the area and speed that is told to move, against the truth.
 LEAST_GREY, OF_CONTRAST, OF_NOISE, OF_CHANGE, WEAKER = 0.25, 0.01, 1.5, 0.037, 0.35
 OF_SLOPE, OF_SLOPE_AT_REST = 0.27, 0.15  # px of error of the ground's motion
 STEP_GREY = 0.5  # evidence beyond that says no more: px vote
