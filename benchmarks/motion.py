@@ -5,7 +5,7 @@ camera moves and for things that move before a still camera, and the share of sh
 7, 11, 23 and 31; 47 and 59 were looked at once, when it was done. Without --generated the footage of every seed is rendered first.
 
 Apart are shots in which the outline of what moves cannot be seen to a px, `unclear`: blurred ones, burnt-out and drowned ones, noisy ones,
-and writing that covers most of the things. What is still read wrong on most seeds is a pan in heavy noise, 20-27 % high: the one
+and writing that covers most of the things. What is still read wrong on most seeds is a pan in heavy noise, 19-26 % high: the one
 motion taken for the ground's lies between that of the plain ground, which the noise drowns, and that of the things nearer.
 """
 
