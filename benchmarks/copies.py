@@ -6,7 +6,8 @@
 The footage is curated as ever, into a temporary workspace. Of a group of n clips that show the same, n - 1 should name
 a keeper among them (recall); whatever names a keeper outside its group is wrong (precision). In generated footage a
 group is a shot and its copies in the film's variants; pairs that truth.json calls related are judged neither way. In
-real footage a group is of files, and what is found inside one file is not judged. `--json FILE` writes the figures.
+real footage a group is of files, and what is found inside one file is not judged. The best of a group is the one that the others
+were made from; it should be kept, with a measured quality and without. `--json FILE` writes the figures.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import argparse
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,12 @@ from curate import pipeline
 from curate.tables import Tables
 from pipelines import Recipe, load
 
-SIGNALS = ("sharpness", "borders")  # what choosing a keeper needs of the built-in signals that see every frame
+# With which signals a keeper is chosen: without a quality, or with all that `curate.keeper` knows.
+SIGNALS = {"lean": ("sharpness", "borders", "overlay"), "all": ("sharpness", "borders", "overlay", "quality", "text")}
+BEST = (
+    "threatexchange-tmk/pattern-hd-no-bar.mp4",
+    "threatexchange-tmk/aaa-orig.jpg",
+)  # by their names; of two groups it isn't known
 
 
 class Clip(NamedTuple):
@@ -36,32 +42,36 @@ class Clip(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """expected, found, wrong: duplicates; originals: of `groups`, those that keep the original (None: unknown)."""
+    """expected, found, wrong: duplicates; originals: of the `groups` that have a best one, those that keep it; lost: the others,
+    with what they keep."""
 
     expected: int
     found: int
     wrong: list[str]
     missed: list[str]
-    originals: int | None
+    originals: int
     groups: int
+    lost: list[str]
 
 
-def measure(folder: Path) -> dict[str, Any]:
+def measure(folder: Path) -> list[dict[str, Any]]:
+    """A row for each of SIGNALS; the footage is decoded once."""
     truth = _read(folder / "truth.json")
     files, group_of, judged = _generated(folder, truth) if truth else _real(folder, _read(folder / "labels.json") or {})
+    best = {one["original"] for one in truth["duplicates"]} if truth else set(BEST)
+    rows = []
     with tempfile.TemporaryDirectory(prefix="dailies-copies-") as workspace:
-        recipe = _recipe(files, workspace)
-        pipeline.run(recipe, local=True, workers=None, only=["scan", "concepts"], refit=False, as_json=False)
-        clips, keeper = _found(Tables(recipe), folder, group_of)
-    original = {one["original"] for one in truth["duplicates"]} if truth else None
-    verdict = judge(clips, keeper, judged, original)
-    return _figures(folder.name, len(clips), verdict)
+        for name, signals in SIGNALS.items():
+            recipe = _recipe(files, workspace, signals)
+            pipeline.run(recipe, local=True, workers=None, only=["scan", "concepts"], refit=False, as_json=False)
+            clips, keeper = _found(Tables(recipe), folder, group_of)
+            rows.append(_figures(folder.name, name, len(clips), judge(clips, keeper, judged, best)))
+    return rows
 
 
-def judge(
-    clips: list[Clip], keeper: dict[str, str], judged: Callable[[Clip, Clip], bool], original: set[str] | None
-) -> Verdict:
-    """keeper: duplicate -> its keeper, by clip id; judged: whether a pair outside a group counts as wrong."""
+def judge(clips: list[Clip], keeper: dict[str, str], judged: Callable[[Clip, Clip], bool], best: set[str]) -> Verdict:
+    """keeper: duplicate -> its keeper, by clip id; judged: whether a pair outside a group counts as wrong; best: files that should
+    be kept of their groups."""
     by_id = {clip.clip_id: clip for clip in clips}
     members: dict[tuple[str, ...], list[Clip]] = {}
     for clip in clips:
@@ -75,21 +85,23 @@ def judge(
             right.add(copy)
         elif judged(a, b):
             wrong.append(f"{a.file} at {a.middle_s:.1f} s taken for {b.file} at {b.middle_s:.1f} s")
-    expected, missed, originals = 0, [], 0
+    expected, missed, with_best, lost = 0, [], 0, []
     for some in members.values():
         kept = [clip for clip in some if clip.clip_id not in right]
         expected += len(some) - 1
         missed += [f"{clip.file} at {clip.middle_s:.1f} s" for clip in kept[1:]]
-        originals += len(kept) == 1 and kept[0].file in (original or set())
-    return Verdict(
-        expected, expected - len(missed), wrong, missed, None if original is None else originals, len(members)
-    )
+        if any(clip.file in best for clip in some):
+            with_best += 1
+            if len(kept) != 1 or kept[0].file not in best:
+                lost.append(", ".join(f"{clip.file} at {clip.middle_s:.1f} s" for clip in kept))
+    return Verdict(expected, expected - len(missed), wrong, missed, with_best - len(lost), with_best, lost)
 
 
-def _figures(name: str, clips: int, verdict: Verdict) -> dict[str, Any]:
+def _figures(name: str, signals: str, clips: int, verdict: Verdict) -> dict[str, Any]:
     named = verdict.found + len(verdict.wrong)
     return {
         "footage": name,
+        "signals": signals,
         "clips": clips,
         "recall": verdict.found / max(verdict.expected, 1),
         "precision": verdict.found / max(named, 1),
@@ -133,12 +145,12 @@ def _real(folder: Path, labels: dict[str, Any]):
 # --------------------------------------------------------------------------------------------------------------- found
 
 
-def _recipe(files: Iterable[Path], workspace: str) -> Recipe:
-    signals = "{" + ", ".join(f"{name}: {{}}" for name in SIGNALS) + "}"
+def _recipe(files: Iterable[Path], workspace: str, signals: Sequence[str]) -> Recipe:
+    given = "{" + ", ".join(f"{name}: {{}}" for name in signals) + "}"
     changes = (
         "sets={all: {}}",
         "stages={all: {feeds: [{set: all, view: image_256}], tokens: 1280, steps: 1, lr: 1.0e-3}}",
-        f"curate.signals={signals}",
+        f"curate.signals={given}",
     )
     changes += ("curate.max_loss=1.0", "curate.unit_videos=8")
     return load(None, "demo", changes, footage=tuple(str(path) for path in files), workspace=workspace)
@@ -160,14 +172,13 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    print(f"{'footage':<24}{'clips':>7}{'copies':>8}{'recall':>9}{'precision':>11}{'kept the original':>20}")
+    print(f"{'footage':<24}{'signals':>9}{'clips':>7}{'copies':>8}{'recall':>9}{'precision':>11}{'kept the best':>16}")
     for row in rows:
-        kept = "" if row["originals"] is None else f"{row['originals']} of {row['groups']}"
-        print(f"{row['footage']:<24}{row['clips']:>7}{row['expected']:>8}{row['recall']:>9.3f}"
-              f"{row['precision']:>11.3f}{kept:>20}")  # fmt: skip
-        for what in ("missed", "wrong"):
+        print(f"{row['footage']:<24}{row['signals']:>9}{row['clips']:>7}{row['expected']:>8}{row['recall']:>9.3f}"
+              f"{row['precision']:>11.3f}{row['originals']:>9} of {row['groups']:<3}")  # fmt: skip
+        for what, said in (("missed", "missed"), ("wrong", "wrong"), ("lost", "kept instead of the best")):
             for one in row[what]:
-                print(f"    {what}: {one}")
+                print(f"    {said}: {one}")
 
 
 def main() -> None:
@@ -175,10 +186,9 @@ def main() -> None:
     parser.add_argument("folders", nargs="*", type=Path)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    rows = []
     with tempfile.TemporaryDirectory(prefix="dailies-footage-") as made:
         folders = given.folders or _usual(Path(made, "generated"))
-        rows = [measure(folder.resolve()) for folder in folders]
+        rows = [row for folder in folders for row in measure(folder.resolve())]
     show(rows)
     if given.json:
         given.json.write_text(json.dumps(rows, indent=1))

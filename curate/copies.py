@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import pipelines
-from curate import candidates, embed
+from curate import candidates, embed, keeper
 from curate.alignment import Alignment, align, on_grid
 from curate.hashes import BITS
 
-COPIES_VERSION = 2  # part of the fingerprint of the table `concepts`
+COPIES_VERSION = 3  # part of the fingerprint of the table `concepts`
 
 SCHEMA = pa.schema([("clip_id", pa.string()), ("duplicate_of", pa.string()), ("similarity", pa.float64())])
 
@@ -70,9 +70,9 @@ def find_copies(
 ) -> pa.Table:
     """-> (clip_id, duplicate_of, similarity), a row for every clip of status ok, sorted by clip_id.
 
-    clips: clip_id, media, status, width, height. hashes: clip_id, times_s, hashes. embeddings: clip_id, vector.
-    scores: clip_id with any of quality, pixels (inside the crop), overlay, sharpness. The keeper is the one of most quality, then
-    of most pixels, then the longest, the one with the smallest overlay, the sharpest, the first by clip_id.
+    clips: clip_id, media, status, width, height; shot_start_s, shot_end_s where known. hashes: clip_id, times_s, hashes.
+    embeddings: clip_id, vector.
+    scores: clip_id with any of those that `keeper.octaves` knows: they say which of several copies is kept.
     proxies: clip_id, times_s, jpegs, read part by part once or more often; without it only clips that change are
     compared well. duplicate_of is a keeper, which is no duplicate itself, and its judged match (no chains); similarity
     is the cosine or the share of equal hash bits, whichever is larger. Videos and images are never each other's copies.
@@ -80,10 +80,12 @@ def find_copies(
     clips = clips.filter(pc.equal(clips["status"], "ok")).sort_by("clip_id")
     ids = clips["clip_id"].to_pylist()
     rows = _hash_rows(ids, hashes)
-    rank = _rank(clips, scores, rows)
+    worth = keeper.octaves(clips, scores, np.array([len(row.hashes) for row in rows], float))
     _, vectors = embed.matrix(embeddings, ids) if ids else ([], np.zeros((0, 1), np.float32))
-    pairs = _proposed(rows, vectors, rank, clips["media"].to_pylist(), settings)
-    return _table(ids, keepers(rank, list(_matches(pairs, rows, vectors, settings, proxies))))
+    pairs = _proposed(rows, vectors, keeper.places(worth), clips["media"].to_pylist(), settings)
+    matches = list(_matches(pairs, rows, vectors, settings, proxies))
+    worth -= keeper.clearly_worse(clips, scores, [match[:2] for match in matches])
+    return _table(ids, keepers(keeper.places(worth), matches))
 
 
 def keepers(rank: np.ndarray, matches: Iterable[Match]) -> Mapping[int, tuple[int, float]]:
@@ -101,33 +103,6 @@ def keepers(rank: np.ndarray, matches: Iterable[Match]) -> Mapping[int, tuple[in
         if better:
             dropped[row] = min(better, key=lambda ps: (-ps[1], rank[ps[0]]))
     return dropped
-
-
-def _rank(clips: pa.Table, scores: pa.Table | None, rows: list[Clip]) -> np.ndarray:
-    """int64 (N,): 0 for the clip that would be kept before all others. An unknown score is worse than any known one."""
-    ids = clips["clip_id"].to_pylist()
-    whole = np.array(clips["width"].to_pylist(), float) * np.array(clips["height"].to_pylist(), float)
-    inside = _column(ids, scores, "pixels") if scores is not None and "pixels" in scores.column_names else whole
-    better = [
-        _column(ids, scores, "quality"),
-        inside,  # bars are no resolution
-        np.array([len(row.hashes) for row in rows], float),  # the longer take
-        -np.nan_to_num(_column(ids, scores, "overlay"), neginf=1.0),
-        # Last, as it grows with every logo and with every reduction of size: it is measured at one size for all.
-        _column(ids, scores, "sharpness"),
-    ]
-    order = np.lexsort((np.arange(len(ids)), *(-worth for worth in reversed(better))))
-    rank = np.empty(len(ids), np.int64)
-    rank[order] = np.arange(len(ids))
-    return rank
-
-
-def _column(ids: list[str], scores: pa.Table | None, name: str) -> np.ndarray:
-    if scores is None or name not in scores.column_names:
-        return np.zeros(len(ids))
-    known = dict(zip(scores["clip_id"].to_pylist(), scores[name].to_pylist(), strict=True))
-    values = [known.get(clip_id) for clip_id in ids]
-    return np.array([-np.inf if value is None else value for value in values], float)
 
 
 def _hash_rows(ids: list[str], hashes: pa.Table) -> list[Clip]:
@@ -262,6 +237,6 @@ def shown_together(a: np.ndarray, b: np.ndarray) -> list[tuple[int, int]]:
 
 
 def _table(ids: list[str], dropped: Mapping[int, tuple[int, float]]) -> pa.Table:
-    keeper = [ids[dropped[row][0]] if row in dropped else None for row in range(len(ids))]
+    kept = [ids[dropped[row][0]] if row in dropped else None for row in range(len(ids))]
     similarity = [dropped[row][1] if row in dropped else None for row in range(len(ids))]
-    return pa.table({"clip_id": ids, "duplicate_of": keeper, "similarity": similarity}, schema=SCHEMA)
+    return pa.table({"clip_id": ids, "duplicate_of": kept, "similarity": similarity}, schema=SCHEMA)

@@ -10,12 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curate import concepts as clusters
-from curate import copies, select
+from curate import copies, keeper, select
 from curate.tables import Tables, read_part, sort, write_part
 from media import storage
-
-# By what the best of several copies is chosen: see copies._rank.
-KEEPER_SCORES = ("quality", "sharpness", "overlay")
 
 
 def concepts(tables: Tables, refit: bool) -> pa.Table:
@@ -23,7 +20,7 @@ def concepts(tables: Tables, refit: bool) -> pa.Table:
     settings = tables.recipe.curate
     embeddings = tables.read("embeddings")
     found = copies.find_copies(
-        tables.read("clips", ["clip_id", "media", "status", "width", "height"]),
+        tables.read("clips", ["clip_id", "media", "status", "width", "height", "shot_start_s", "shot_end_s"]),
         tables.read("hashes"),
         embeddings,
         settings.embed,
@@ -44,11 +41,16 @@ def _proxies(tables: Tables) -> Iterator[pa.Table]:
 
 
 def _keeper_scores(tables: Tables) -> pa.Table:
-    """clip_id, pixels inside the crop, and those of KEEPER_SCORES that are measured."""
+    """clip_id, pixels inside the crop, bits per second, and those of `keeper.SCORES` that are measured."""
     known = scored(tables, None)
     pixels = pc.multiply(known["width"], known["height"])
-    names = [name for name in KEEPER_SCORES if name in known.column_names]
-    return known.select(["clip_id", *names]).append_column("pixels", pixels)
+    names = [name for name in keeper.SCORES if name in known.column_names]
+    scores = known.select(["clip_id", *names]).append_column("pixels", pixels)
+    videos = tables.read("videos", ["video_id", "codec", "bytes", "duration_s", "status"]).to_pylist()
+    spent = {row["video_id"]: keeper.spent(row["codec"], row["bytes"], row["duration_s"])
+             for row in videos if row["status"] != "alias"}  # fmt: skip
+    of_clips = [spent.get(video_id) for video_id in known["video_id"].to_pylist()]
+    return scores.append_column("spent", pa.array(of_clips, pa.float64()))
 
 
 def read_centroids(tables: Tables) -> np.ndarray | None:

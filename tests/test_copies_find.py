@@ -67,23 +67,34 @@ def test_a_dropped_clip_names_a_keeper_that_is_kept(family: dict[str, Film]) -> 
     assert found(shuffled) == duplicates
 
 
-def test_the_best_by_quality_then_pixels_then_sharpness_is_kept(originals: dict[str, Film]) -> None:
+def test_the_copy_that_holds_most_is_kept(originals: dict[str, Film]) -> None:
     film = originals["0-left"]
     half = copy_films.changed(film, copy_films.CHANGES["half size"])
     tables = copy_films.tables({"a": half, "b": film, "c": film})
-    assert found(tables) == {"a": "b", "c": "b"}
-    scores = pa.table({"clip_id": ["a", "b", "c"], "quality": [0.9, 0.5, None]})
-    assert found(tables, scores=scores) == {"b": "a", "c": "a"}
-    boxed = pa.table({"clip_id": ["a", "b", "c"], "pixels": [10_000.0, 60_000.0, 50_000.0]})
-    assert found(tables, scores=boxed) == {"a": "b", "c": "b"}
-    bars = pa.table({"clip_id": ["a", "b", "c"], "pixels": [10_000.0, 50_000.0, 60_000.0]})
-    assert found(tables, scores=bars) == {"a": "c", "b": "c"}
-    sharp = pa.table({"clip_id": ["a", "b", "c"], "sharpness": [10.0, 20.0, 30.0]})
-    assert found(tables, scores=sharp) == {"a": "c", "b": "c"}
-    logo = pa.table({"clip_id": ["a", "b", "c"], "sharpness": [1.0, 2.0, 3.0], "overlay": [0.0, 0.0, 0.02]})
-    assert found(tables, scores=logo) == {"a": "b", "c": "b"}
+    assert found(tables) == {"a": "b", "c": "b"}, "by px where no detail is known"
+
+    def scored(**scores: list[float | None]) -> dict[str, str]:
+        return found(tables, scores=pa.table({"clip_id": ["a", "b", "c"]} | scores))
+
+    assert scored(pixels=[10_000.0, 50_000.0, 60_000.0]) == {"a": "c", "b": "c"}, "bars are no picture"
+    assert scored(detail=[9_000.0, 7_000.0, 8_000.0]) == {"b": "a", "c": "a"}, "b and c were enlarged"
+    assert scored(detail=[2_000.0, 8_000.0, 9_000.0], overlay=[None, 0.0, 0.02]) == {"a": "b", "c": "b"}, "a logo"
+    assert scored(detail=[2_000.0, 8_000.0, 8_800.0], text=[0.0, 0.0, 0.05]) == {"a": "b", "c": "b"}, "subtitles"
+    assert scored(spent=[1e5, 4e5, 5e5]) == {"a": "c", "b": "c"}
     taken = copy_films.tables({"a": film[:16], "b": film})
     assert found(taken) == {"a": "b"}, "the longer take is kept"
+
+
+def test_quality_decides_only_beyond_what_a_reduction_does_to_it(originals: dict[str, Film]) -> None:
+    film = originals["0-left"]
+    half = copy_films.changed(film, copy_films.CHANGES["half size"])
+    tables = copy_films.tables({"a": half, "b": film})
+    for better, kept in ((0.15, "b"), (0.3, "b"), (0.6, "a")):
+        scores = pa.table({"clip_id": ["a", "b"], "technical": [0.3 + better, 0.3]})
+        assert set(found(tables, scores=scores).values()) == {kept}, better
+    apart = copy_films.tables({"a": half, "b": film, "c": originals["0-right"]})
+    scores = pa.table({"clip_id": ["a", "b", "c"], "technical": [0.3, 0.3, 1.0]})
+    assert found(apart, scores=scores) == {"a": "b"}, "a better clip of something else changes nothing"
 
 
 def test_black_clips_are_no_copies_of_each_other() -> None:
