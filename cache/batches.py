@@ -6,7 +6,7 @@ threads read.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from cache.ahead import Ahead, Part
 from cache.buckets import Bucket
 from cache.columns import coded
 from cache.fingerprint import CacheError
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 AHEAD = 8  # batches that are read ahead
 FETCH = 64  # batches whose shards are fetched ahead
-RECENT_SHARDS = 256  # of which the system was told
 
 
 class Sample(NamedTuple):
@@ -127,29 +127,34 @@ def _taken(reading: deque[tuple[Future[Batch], Window]]) -> Batch:
 
 def _coming(cache: LatentCache, chosen: Steps) -> Generator[tuple[Step, Window]]:
     """Steps, and what keeps their shards on the shelf. Those of the steps after them are fetched meanwhile, or, where
-    they are files, the system is told of them: a cold disk is then read in long stretches."""
+    they are files, the system is told of them."""
+    return _fetched(cache, chosen) if cache.remote else _told(cache, chosen)
+
+
+def _fetched(cache: LatentCache, chosen: Steps) -> Generator[tuple[Step, Window]]:
     held: deque[tuple[Step, Window]] = deque()
-    recent: OrderedDict[tuple[str, int], None] = OrderedDict()
     try:
         for at in range(len(chosen)):
             for step in (chosen[i] for i in range(at + len(held), min(at + FETCH, len(chosen)))):
                 held.append((step, cache.fetch(step.bucket, step.shards)))
-                _tell(cache, step, recent)
             yield held.popleft()
     finally:
         for _, window in held:
             window.close()
 
 
-def _tell(cache: LatentCache, step: Step, recent: OrderedDict[tuple[str, int], None]) -> None:
-    """Of each shard once; again when an epoch comes back to it much later."""
-    for shard in step.shards:
-        if (step.bucket, shard) not in recent:
-            cache.will_need(step.bucket, [shard])
-        recent[step.bucket, shard] = None
-        recent.move_to_end((step.bucket, shard))
-    while len(recent) > RECENT_SHARDS:
-        recent.popitem(last=False)
+def _told(cache: LatentCache, chosen: Steps) -> Generator[tuple[Step, Window]]:
+    held: deque[Step] = deque()
+
+    def batch(i: int) -> list[Part]:
+        held.append(chosen[i])
+        return [(held[-1].bucket, held[-1].rows)]
+
+    with closing(Ahead(cache, batch, len(chosen))) as ahead:
+        for at in range(len(chosen)):
+            ahead.reached(at)
+            step = held.popleft()
+            yield step, cache.fetch(step.bucket, step.shards)
 
 
 Weighted = tuple[pa.Table, np.ndarray]

@@ -83,7 +83,7 @@ def room_for(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[torch.Tensor, 
         tensor = torch.empty(shape, dtype=dtype, pin_memory=bool(size))
         return tensor, raw(tensor).data
     block = _blocks.take(size)
-    return torch.from_numpy(block).view(dtype).view(shape), block.data
+    return torch.frombuffer(block, dtype=dtype, count=size // dtype.itemsize).view(shape), block.data
 
 
 def room(size: int) -> memoryview:

@@ -55,18 +55,37 @@ def _latents(chosen: Rows, look: Looker, at: Places) -> dict[str, torch.Tensor]:
     layout = chosen.layout or _first(chosen, look, at)
     count = len(at.rows)
     made = [room_for((count, *one.shape), one.dtype) for one in layout.like]
-    sizes = [end - begin for begin, end in layout.places]
-    rooms = list(zip(*[_cut(room, size, count) for (_, room), size in zip(made, sizes)]))  # for each sample
-    if at.due or not layout.packed:
-        _fresh(chosen, look, layout, at, rooms)
-        if not look.trusts and not all(finite(np.frombuffer(room, np.uint8), tensor.dtype) for tensor, room in made):
-            for i in at.due:
-                look.read(at, i)
-        for i in at.due:
-            at.looked(i)
+    if not at.due and (maps := at.in_memory()) is not None:
+        _copied(layout, at, maps, [room for _, room in made])
     else:
-        _again(look, len(layout.header), at, rooms)
+        _read(chosen, look, layout, at, made)
     return {name: tensor for name, (tensor, _) in zip(layout.names, made)}
+
+
+def _copied(layout: Layout, at: Places, maps: Sequence[memoryview], rooms: Sequence[memoryview]) -> None:
+    """Samples that were looked at, out of the maps of their tars."""
+    for room, (begin, end) in zip(rooms, layout.places):
+        size, put = end - begin, 0
+        for data, start in zip(maps, at.starts):
+            start += begin
+            room[put : put + size] = data[start : start + size]
+            put += size
+
+
+def _read(
+    chosen: Rows, look: Looker, layout: Layout, at: Places, made: Sequence[tuple[torch.Tensor, memoryview]]
+) -> None:
+    """Samples of which some are due, or whose tars have no maps."""
+    sizes = [end - begin for begin, end in layout.places]
+    rooms = list(zip(*[_cut(room, size, len(at.rows)) for (_, room), size in zip(made, sizes)]))  # for each sample
+    if not at.due and layout.packed:
+        return _again(look, len(layout.header), at, rooms)
+    _fresh(chosen, look, layout, at, rooms)
+    if not look.trusts and not all(finite(np.frombuffer(room, np.uint8), tensor.dtype) for tensor, room in made):
+        for i in at.due:
+            look.read(at, i)
+    for i in at.due:
+        at.looked(i)
 
 
 def _cut(room: memoryview, size: int, count: int) -> list[memoryview]:

@@ -21,24 +21,33 @@ Made = TypeVar("Made")
 
 
 class Places(NamedTuple):
-    """Sample i is row rows[i] of an index, of clip clips[i], and bytes [starts[i], stops[i]) of tars[i]; due: those
-    that nobody looked at yet. Lists of numbers: an object for each sample would take longer than to read it."""
+    """Sample i is row rows[i] of an index, of clip clips[i], and bytes [starts[i], stops[i]) of tars[i]; numbers[i]: what
+    it was remembered by when it was looked at, 0: never; due: those to look at. Lists of numbers: an object for each
+    sample would take longer than to read it."""
 
     rows: list[int]
     clips: Sequence[str]
     tars: list[Opened]
     starts: list[int]
     stops: list[int]
+    numbers: list[int]
     due: list[int]
 
     def looked(self, i: int, number: int = 1) -> None:
         tar = self.tars[i]
-        tar.looked[self.rows[i] - tar.first] = number
+        self.numbers[i] = tar.looked[self.rows[i] - tar.first] = number
 
     def maps(self) -> list[memoryview | None]:
         """Of each sample's tar the map, where it is worth having."""
         found = {id(tar): tar.mapped() for tar in {id(tar): tar for tar in self.tars}.values()}
         return [found[id(tar)] for tar in self.tars]
+
+    def in_memory(self) -> list[memoryview] | None:
+        """The map of each sample's tar; None if one of them has none worth having, or ends too early."""
+        found = self.maps()
+        if None in found or any(stop > tar.size for stop, tar in zip(self.stops, self.tars)):
+            return None
+        return found  # type: ignore[return-value] (none is None)
 
 
 class Looker(NamedTuple):
@@ -55,10 +64,12 @@ class Looker(NamedTuple):
         column, at = self.column, np.asarray(rows, np.int64)
         shards, starts, sizes = column.shards[at].tolist(), column.offsets[at], column.sizes[at]
         opened = {shard: self.maps.tar(column, shard) for shard in set(shards)}
-        numbers, tars = at.tolist(), [opened[shard] for shard in shards]
-        fresh = (self.always or not tar.looked[row - tar.first] for row, tar in zip(numbers, tars))
-        due = [i for i, wanted in enumerate(fresh) if wanted]
-        found = Places(numbers, clips, tars, starts.tolist(), (starts + sizes).tolist(), due)
+        mine, tars = at.tolist(), [opened[shard] for shard in shards]
+        numbers = [tar.looked[row - tar.first] for row, tar in zip(mine, tars)]
+        due = (
+            [i for i, number in enumerate(numbers) if self.always or not number] if self.always or 0 in numbers else []
+        )
+        found = Places(mine, clips, tars, starts.tolist(), (starts + sizes).tolist(), numbers, due)
         if any(tar.fetch is not None and not tar.fetch.here for tar in opened.values()):
             _ask(found)
         return found

@@ -73,7 +73,7 @@ class LatentCache:
         self.settings: dict[str, Any] = {"latents": found["settings"], "text": found["text"][self.text]}
         self._shelf = Shelf(shelf or os.path.join(tempfile.gettempdir(), f"dailies-{os.getuid()}"), shelf_bytes)
         self.remote = storage.is_remote(folder)
-        self._maps = Maps(self._shelf, shelf_bytes)
+        self.maps = Maps(self._shelf, shelf_bytes)
         self._open: dict[str, Rows] = {}
         self.pools: dict[object, list[order.Pool]] = {}  # of the last epoch, see cache.batches
         self._lock = Lock()
@@ -192,8 +192,8 @@ class LatentCache:
         """Samples of these rows, in this order. Raises CacheError, naming the sample, rather than give wrong data."""
         chosen = self.rows(bucket)
         clips, ticks = chosen.names(rows)
-        latents = _views(gather.looker(self._maps, chosen, self.check), rows, clips)
-        states = _views(texts.looker(self._maps, chosen.texts, self.check), rows, clips)
+        latents = _views(gather.looker(self.maps, chosen, self.check), rows, clips)
+        states = _views(texts.looker(self.maps, chosen.texts, self.check), rows, clips)
         return [_sample(chosen, *one) for one in zip(rows, clips, ticks, latents, states)]
 
     def gather(self, bucket: str, rows: Sequence[int], variants: texts.Variants | None = None) -> batches.Batch:
@@ -202,26 +202,21 @@ class LatentCache:
         told how many each sample has. Raises CacheError."""
         chosen = self.rows(bucket)
         clips, ticks = chosen.names(rows)
-        states = texts.Texts(self._maps, chosen.texts, rows, clips, self.check, variants)
-        stacked = gather.latents(self._maps, chosen, rows, clips, self.check)
+        states = texts.Texts(self.maps, chosen.texts, rows, clips, self.check, variants)
+        stacked = gather.latents(self.maps, chosen, rows, clips, self.check)
         latent, logvar = stacked.pop("latent"), stacked.pop("logvar", None)
         return batches.Batch(bucket, clips, ticks, latent, states, stacked, logvar)
-
-    def will_need(self, bucket: str, shards: Sequence[int]) -> None:
-        """Tell the system which shards are read soon, so that it reads a cold disk ahead of us."""
-        chosen = self.rows(bucket)
-        for column in (chosen.latents, chosen.texts):
-            for shard in () if self.remote else shards:
-                self._maps.tar(column, shard).will_need()
 
     def fetch(self, bucket: str, shards: Sequence[int]) -> Window:
         """Start fetching shards (latents and texts) and keep them on the shelf while the window is open."""
         chosen = self.rows(bucket)
         columns = (chosen.latents, chosen.texts) if self.remote else ()
-        return Window(self._shelf, [self._maps.wanted(column, int(s)) for s in shards for column in columns])
+        return Window(self._shelf, [self.maps.wanted(column, int(s)) for s in shards for column in columns])
 
     def rows(self, bucket: str) -> Rows:
         """Where the samples of a bucket lie, in arrays."""
+        if (found := self._open.get(bucket)) is not None:
+            return found
         with self._lock:
             if bucket not in self._open:
                 self._open[bucket] = Rows(self.folder, bucket, self.text, self.channels)

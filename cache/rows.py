@@ -196,6 +196,11 @@ class Rows:
         return tables.read_table(self._path, tables.INDEX)
 
     @cached_property
+    def mean_bytes(self) -> float:
+        """Of a sample, its text states among them."""
+        return (int(self.latents.sizes.sum()) + int(self.texts.sizes.sum())) / max(1, len(self))
+
+    @cached_property
     def identities(self) -> Identities:
         """Of every row, as numbers."""
         return identities(self._names.who)
@@ -203,7 +208,7 @@ class Rows:
     def names(self, rows: Sequence[int] | np.ndarray) -> tuple[tuple[str, ...], tuple[int, ...]]:
         """Clip ids and start ticks. Raises IndexError."""
         at = np.asarray(rows, np.int64)
-        if len(at) and not (at.min() >= 0 and at.max() < len(self)):
+        if len(at) and at.view(np.uint64).max() >= len(self):  # a negative one is a very large one
             raise IndexError(f"{self.latents.bucket}: row {at.max() if at.max() > 0 else at.min()} of {len(self)}")
         return self._names.of(at), tuple(self._names.ticks[at].tolist())
 

@@ -75,7 +75,7 @@ class Texts(Sequence[tuple[TextStates, ...]]):
         return made
 
     def _taken(self, variants: Variants) -> tuple[Chosen, Padded]:
-        plans = [self._plan(i) for i in range(len(self))]
+        plans = self._plans()
         chosen = list(variants([len(plan.cuts) for plan in plans]) if callable(variants) else variants)
         return chosen, self._padded(plans, chosen)
 
@@ -105,7 +105,7 @@ class Texts(Sequence[tuple[TextStates, ...]]):
 
     def counts(self) -> list[int]:
         """Caption variants of each sample."""
-        return [len(self._plan(i).cuts) for i in range(len(self))]
+        return [len(plan.cuts) for plan in self._plans()]
 
     def padded(self, variants: Chosen | None = None) -> Padded:
         """Of one variant of each sample (those that it was made for, else the first): states (B, L, D) padded with zeros
@@ -123,22 +123,39 @@ class Texts(Sequence[tuple[TextStates, ...]]):
         pooled, vectors = room_for((len(self), like.pooled_width), like.pooled_dtype)
         token, width = like.width * like.dtype.itemsize, like.pooled_width * like.pooled_dtype.itemsize
         row, zeros = longest * token, _zeros((longest * token).bit_length())
-        for i, (plan, source, (start, stop, slot)) in enumerate(zip(plans, self._sources(), cuts)):
-            vector, states_at = plan.pooled + slot * width, plan.states + start * token
-            size, into, at = (stop - start) * token, vectors[i * width : (i + 1) * width], i * row
-            if source is not None:
-                data, first = source
-                into[:] = data[first + vector : first + vector + width]
-                tokens[at : at + size] = data[first + states_at : first + states_at + size]
-            elif i in self._heads:
-                self._fill_due(i, plan, (vector, into), (states_at, tokens[at : at + size]))
-            else:
-                self._fill(i, (vector, into), (states_at, tokens[at : at + size]))
-            tokens[at + size : at + row] = zeros[: row - size]
-            if variants[i] is None:
-                into[:] = bytes(width)
+        places = [(plan.states + start * token, (stop - start) * token, plan.pooled + slot * width)
+                  for plan, (start, stop, slot) in zip(plans, cuts)]  # fmt: skip
+        maps = None if self._read or self._heads else self._places.in_memory()
+        if maps is not None:
+            at = put = 0
+            for data, first, (begin, size, vector) in zip(maps, self._places.starts, places):
+                begin, vector, end = begin + first, vector + first, at + size
+                tokens[at:end] = data[begin : begin + size]
+                tokens[end : (at := at + row)] = zeros[: row - size]
+                vectors[put : (put := put + width)] = data[vector : vector + width]
+        else:
+            for i, (plan, source, (begin, size, vector)) in enumerate(zip(plans, self._sources(), places)):
+                at, into = i * row, vectors[i * width : (i + 1) * width]
+                self._put_one(i, plan, source, (vector, into), (begin, tokens[at : at + size]))
+                tokens[at + size : at + row] = zeros[: row - size]
+        for i, variant in enumerate(variants):
+            if variant is None:
+                vectors[i * width : (i + 1) * width] = bytes(width)
         lengths = np.array([stop - start for start, stop, _ in cuts])
         return states, torch.from_numpy(np.arange(longest) < lengths[:, None]), pooled
+
+    def _put_one(
+        self, i: int, plan: Plan, source: tuple[memoryview, int] | None, *parts: tuple[int, memoryview]
+    ) -> None:
+        """Parts of sample i, from memory that holds it or from the file."""
+        if source is not None:
+            data, first = source
+            for begin, into in parts:
+                into[:] = data[first + begin : first + begin + len(into)]
+        elif i in self._heads:
+            self._fill_due(i, plan, *parts)
+        else:
+            self._fill(i, *parts)
 
     def _sources(self) -> list[tuple[memoryview, int] | None]:
         """Of each sample memory that holds it, and where it starts there; None where it must be read."""
@@ -148,11 +165,18 @@ class Texts(Sequence[tuple[TextStates, ...]]):
             for i, (data, tar, start, stop) in enumerate(zip(at.maps(), at.tars, at.starts, at.stops))
         ]
 
+    def _plans(self) -> list[Plan]:
+        of = self._column.plans.of
+        known = [] if self._heads else [of(number) for number in self._places.numbers]
+        if not known or None in known:
+            return [self._plan(i) for i in range(len(self))]
+        return known  # type: ignore[return-value] (none is None)
+
     def _plan(self, i: int) -> Plan:
         """Of sample i, remembered if it was looked at, else from its header."""
         places = self._places
-        row, tar, size = places.rows[i], places.tars[i], places.stops[i] - places.starts[i]
-        if not self._heads and (known := self._column.plans.of(tar.looked[row - tar.first])) is not None:
+        row, size = places.rows[i], places.stops[i] - places.starts[i]
+        if not self._heads and (known := self._column.plans.of(places.numbers[i])) is not None:
             return known
         head = self._heads[i][min(BLOCK_BYTES, places.starts[i]) :] if i in self._heads else self._read.get(i)
         if head is None:

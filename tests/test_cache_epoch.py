@@ -134,5 +134,5 @@ def test_a_fetched_shard_is_unmapped_when_there_are_too_many(made: tuple[Recipe,
     fsspec.filesystem("memory").put(made[1], "/cache-maps/latents", recursive=True)
     far = LatentCache("memory://cache-maps/latents", shelf=str(tmp_path), shelf_bytes=40_000)
     for _ in far.epoch("clip", batch=2, workers=0):
-        assert far._maps.held_bytes() <= 60_000
-    assert len(far._maps._open) < len(set(far.index(far.buckets[-1])["shard"].to_pylist())) * 2 + 12
+        assert far.maps.held_bytes() <= 60_000
+    assert len(far.maps._open) < len(set(far.index(far.buckets[-1])["shard"].to_pylist())) * 2 + 12

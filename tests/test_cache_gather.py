@@ -76,7 +76,7 @@ def test_however_often_they_are_read(made: Path, check: str, monkeypatch: pytest
         for _ in range(6):
             same(cache, bucket, chosen.integers(0, count, 7).tolist(), chosen.integers(0, 2, 7).tolist())
             same(cache, bucket, list(range(count)), [0] * count)
-        tars = cache._maps._open.values()
+        tars = cache.maps._open.values()
         assert any(tar.taken > maps.AGAIN * tar.size for tar in tars)  # the last ones came from maps
 
 

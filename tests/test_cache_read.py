@@ -66,7 +66,7 @@ def test_samples_outlive_the_cache(made: tuple[Recipe, str]) -> None:
     bucket = biggest(made[1])
     latent = cache.read(bucket, [0])[0].latent
     expected = latent.clone()
-    cache._maps._open.clear()
+    cache.maps._open.clear()
     del cache
     assert torch.equal(latent, expected)
 

@@ -1,18 +1,20 @@
-"""Micro-batches read ahead by threads, in the plan's order whatever their number; shards are fetched before that."""
+"""Micro-batches read ahead by threads, in the plan's order whatever their number. Before that their shards are fetched,
+or, where they are files, the system is told which bytes come next."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import Any, TypeVar
 
+from cache.ahead import Ahead, Part
 from cache.read import LatentCache
 from train.plan import MicroBatch
 
 AHEAD_STEPS = 4  # steps whose samples are read and drawn ahead
-FETCH_STEPS = 32  # steps whose shards are fetched ahead
+FETCH_STEPS = 32  # steps whose shards are fetched, or whose bytes the system is told of
 
 Loaded = TypeVar("Loaded")
 Steps = Callable[[int], Sequence[MicroBatch]]
@@ -25,25 +27,62 @@ def read_ahead(
 
     A failure to load is raised when its step's turn comes. Close the iterator to stop the threads.
     """
-    with ThreadPoolExecutor(workers, thread_name_prefix="loader") as pool, ExitStack() as windows:
-        held: deque[list[Any]] = deque()
-        reading: deque[list[Future[Loaded]]] = deque()
-        windows.callback(_release, held)
-        try:
-            for step in range(start, stop):
-                while len(held) < min(FETCH_STEPS, stop - step):
-                    held.append([cache.fetch(one.bucket, one.shards) for one in steps(step + len(held))])
-                while len(reading) < min(AHEAD_STEPS, stop - step):
-                    reading.append([pool.submit(load, one) for one in steps(step + len(reading))])
-                yield [one.result() for one in reading.popleft()]
-                for window in held.popleft():
-                    window.close()
-        finally:
-            for futures in reading:
-                for one in futures:
-                    one.cancel()
+    with ThreadPoolExecutor(workers, thread_name_prefix="loader") as pool, ExitStack() as left:
+        coming = left.enter_context(closing(_coming(cache, steps, start, stop)))
+        reading: deque[tuple[list[Future[Loaded]], list[Any]]] = deque()
+        left.callback(_stop, reading)
+        for micros, windows in coming:
+            reading.append(([pool.submit(load, one) for one in micros], windows))
+            if len(reading) == AHEAD_STEPS:
+                yield _taken(reading)
+        while reading:
+            yield _taken(reading)
 
 
-def _release(held: deque[list[Any]]) -> None:
-    for window in (window for step in held for window in step):
+def _taken(reading: deque[tuple[list[Future[Loaded]], list[Any]]]) -> list[Loaded]:
+    found = [one.result() for one in reading[0][0]]
+    for window in reading.popleft()[1]:
         window.close()
+    return found
+
+
+def _stop(reading: deque[tuple[list[Future[Any]], list[Any]]]) -> None:
+    for futures, windows in reading:
+        for one in futures:
+            one.cancel()
+        for window in windows:
+            window.close()
+
+
+def _coming(
+    cache: LatentCache, steps: Steps, start: int, stop: int
+) -> Generator[tuple[Sequence[MicroBatch], list[Any]]]:
+    """The micro-batches of each step, and what keeps their shards on the shelf."""
+    return _fetched(cache, steps, start, stop) if cache.remote else _told(cache, steps, start, stop)
+
+
+def _fetched(
+    cache: LatentCache, steps: Steps, start: int, stop: int
+) -> Generator[tuple[Sequence[MicroBatch], list[Any]]]:
+    held: deque[tuple[Sequence[MicroBatch], list[Any]]] = deque()
+    try:
+        for step in range(start, stop):
+            for micros in (steps(at) for at in range(step + len(held), min(step + FETCH_STEPS, stop))):
+                held.append((micros, [cache.fetch(one.bucket, one.shards) for one in micros]))
+            yield held.popleft()
+    finally:
+        for window in (window for _, windows in held for window in windows):
+            window.close()
+
+
+def _told(cache: LatentCache, steps: Steps, start: int, stop: int) -> Generator[tuple[Sequence[MicroBatch], list[Any]]]:
+    held: deque[Sequence[MicroBatch]] = deque()
+
+    def batch(i: int) -> list[Part]:
+        held.append(steps(start + i))
+        return [(one.bucket, one.rows) for one in held[-1]]
+
+    with closing(Ahead(cache, batch, stop - start, FETCH_STEPS)) as ahead:
+        for i in range(stop - start):
+            ahead.reached(i)
+            yield held.popleft(), []
