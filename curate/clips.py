@@ -268,7 +268,7 @@ def still_rows(video_id: str, path: str, seen: Seen, records: dict[str, Record |
             "fps": None, "status": "ok", "reason": None,
         },
         "proxies": {"times_s": [0.0], "jpegs": [jpeg(seen.small.rgb(settings.proxies.long_side_px))]},
-        "hashes": {"times_s": [0.0], "hashes": [frame_hash(seen.small_luma)]},
+        "hashes": {"times_s": [0.0], "hashes": [frame_hash(seen.small.luma(SMALL_PX))]},
     }  # fmt: skip
     for name, record in records.items():
         summary = SIGNALS[name].summary

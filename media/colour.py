@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+from media.reduce import reformatted
+
 COLOUR_VERSION = 1
 PQ, HLG = 16, 18  # transfer numbers of ITU-T H.273
 MASTER_NITS, SCREEN_NITS = 1000.0, 203.0  # BT.2408: diffuse white of HDR programmes is 203 cd/m2
@@ -52,8 +54,8 @@ def to_rgb(picture: Any, colour: Colour, width: int, height: int) -> np.ndarray:
     if picture.format.is_rgb:
         how = {"interpolation": how["interpolation"], "threads": 1}
     if not colour.hdr:
-        return picture.reformat(width, height, "rgb24", **how).to_ndarray()
-    wide = picture.reformat(width, height, "rgb48le", **how).to_ndarray()
+        return reformatted(picture, width, height, "rgb24", **how).to_ndarray()
+    wide = reformatted(picture, width, height, "rgb48le", **how).to_ndarray()
     return tone_map(wide.astype(np.float32) / 65535.0, colour.transfer)
 
 

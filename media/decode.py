@@ -25,6 +25,7 @@ from media.probe import (
     upright_of,
     video_stream,
 )  # fmt: skip
+from media.reduce import averaged_420, reformatted
 from media.upright import Upright
 
 MAX_ERRORS = 100  # faulty packets after which the rest of a file is given up
@@ -64,8 +65,13 @@ class Frame:
 
     def bgr(self, long_side: int) -> np.ndarray:
         """uint8 (h, w, 3) upright, quick and only roughly the right colours: for detectors, not for eyes."""
-        planes = self._reduced(long_side, "yuv420p").to_ndarray()
-        return self._upright.apply(cv2.cvtColor(planes, cv2.COLOR_YUV2BGR_I420))
+        return self.rough(long_side)[0]
+
+    def rough(self, long_side: int) -> tuple[np.ndarray, np.ndarray]:
+        """`bgr` and the full-range SDR luma of the same small picture, uint8 (h, w, 3) and (h, w), upright."""
+        planes, colour = self._quick_planes(long_side)
+        luma = self._shown(planes[: planes.shape[0] * 2 // 3], colour.full_range)
+        return self._upright.apply(cv2.cvtColor(planes, cv2.COLOR_YUV2BGR_I420)), self._upright.apply(luma)
 
     def rgb(self, long_side: int | None = None) -> np.ndarray:
         """SDR uint8 (h, w, 3), upright, square pixels, at most long_side px (None: full size). Never enlarges."""
@@ -78,10 +84,21 @@ class Frame:
         width, height = small._picture.width, small._picture.height
         if long_side is not None:
             width, height = self._stored_size(long_side)
-        plane = small._plane(0, width, height)
+        return self._shown(small._plane(0, width, height), small._colour.full_range)
+
+    def _shown(self, plane: np.ndarray, full_range: bool) -> np.ndarray:
+        """Luma codes -> full-range SDR luma."""
         if self._colour.hdr:
-            return cv2.LUT(plane, luma_table(self._colour.transfer, small._colour.full_range))
-        return plane if small._colour.full_range else stretched(plane)
+            return cv2.LUT(plane, luma_table(self._colour.transfer, full_range))
+        return plane if full_range else stretched(plane)
+
+    def _quick_planes(self, long_side: int) -> tuple[np.ndarray, Colour]:
+        """I420 uint8 (h * 3 / 2, w), not turned, at most long_side px, and its colour."""
+        if self._picture.format.name not in ("yuv420p", "yuvj420p"):
+            return self._reduced(long_side, "yuv420p").to_ndarray(), self._limited()
+        sides = [(plane.width, plane.height) for plane in self._picture.planes]
+        planes = [self._plane(k, *size) for k, size in enumerate(sides)]
+        return averaged_420(planes, *self._stored_size(long_side)), self._colour
 
     def _reduced(self, long_side: int, kind: str) -> Any:
         """The decoder's picture in another format, at most long_side px; the picture itself where nothing is to be done."""
@@ -90,8 +107,8 @@ class Frame:
         if (picture.width, picture.height, picture.format.name) == (width, height, kind):
             return picture
         code = 2 if colour.full_range else 1
-        return picture.reformat(
-            width, height, kind, interpolation="AREA", threads=1, src_colorspace=colour.matrix,
+        return reformatted(
+            picture, width, height, kind, interpolation="AREA", threads=1, src_colorspace=colour.matrix,
             dst_colorspace=colour.matrix, src_color_range=2 if picture.format.is_rgb else code, dst_color_range=code,
         )  # fmt: skip
 

@@ -40,19 +40,24 @@ class Seen:
         return self.small.luma(WORK_PX)
 
     @cached_property
+    def rough(self) -> tuple[np.ndarray, np.ndarray]:
+        """`bgr` and `small_luma`, from the decoder's planes."""
+        return self.frame.rough(SMALL_PX)
+
+    @property
     def small_luma(self) -> np.ndarray:
         """uint8 (h, w), long side SMALL_PX or less."""
-        return self.small.luma(SMALL_PX)
+        return self.rough[1]
 
     @cached_property
     def full_luma(self) -> np.ndarray:
         """uint8 (h, w), as stored."""
         return self.frame.luma()
 
-    @cached_property
+    @property
     def bgr(self) -> np.ndarray:
         """uint8 (h, w, 3), long side SMALL_PX or less, roughly the right colours."""
-        return self.frame.bgr(SMALL_PX)
+        return self.rough[0]
 
     @cached_property
     def rgb(self) -> np.ndarray:
