@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+from curate.shots import ShotFinder
 from curate.signals import motion
 from curate.signals.kinds import Clip, Record, Seen
 from media.decode import Video
@@ -72,8 +73,10 @@ def measure(path: Path, film: dict[str, Any]) -> list[float]:
     records: list[Record] = []
     watch = motion.Watch()
     with Video(str(path), 1) as video:
+        finder = ShotFinder(("content",), video.time_base)
         for frame in video:
             seen = Seen(frame, WORK_PX)
+            seen.content = finder.push(frame, seen.bgr)
             if record := watch.see(seen):
                 records.append(record)
     found = []

@@ -12,10 +12,10 @@ import numpy as np
 
 from curate.pictures import decode_jpeg
 from curate.proxies import jpeg
+from curate.shots import ShotFinder
 from curate.signals.camera_fit import Fit, fit
 from curate.signals.flow import FlowPairs
 from curate.signals.kinds import Seen
-from curate.signals.motion import REST_S
 from media.decode import Frame, Video
 from media.still import still_frame
 
@@ -58,10 +58,12 @@ def read_spans(path: Path, spans: Sequence[tuple[float, float]]) -> Iterator[tup
     """For each [start_s, end_s), in order: the proxies and the fits of the flow, in one pass."""
     kept: list[list[Frame]] = [[] for _ in spans]
     fits: list[list[Fit]] = [[] for _ in spans]
-    pairs = FlowPairs(REST_S)
+    pairs = FlowPairs()
     with Video(str(path), 1) as video:
+        finder = ShotFinder(("content",), video.time_base)
         for frame in video:
             seen = Seen(frame, PROXY_PX)
+            seen.content = finder.push(frame, seen.bgr)
             pair = pairs.see(seen)
             for k, (start_s, end_s) in enumerate(spans):
                 if start_s - 1e-4 <= frame.time_s < end_s - 1e-4:

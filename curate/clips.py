@@ -19,13 +19,14 @@ from curate.hashes import frame_hash
 from curate.proxies import Candidate, Store, evenly, jpeg
 from curate.sharpest import sharpest
 from curate.signals import SIGNALS
-from curate.signals.kinds import SMALL_PX, Clip, Record, Seen
+from curate.signals.kinds import Clip, Record, Seen
 from curate.spans import CUT_KINDS, Edge, parts, usable, window
+from curate.waiting import SLOT_S, Waiting
 from media.decode import Frame
 from pipelines import Curate
 
 HASH_STEP_S = 0.25
-SLOT_S, SLOTS = 0.1, 128  # of the store that proxies are chosen from
+SLOTS = 128  # of the store that proxies are chosen from
 WHOLE = (-math.inf, math.inf)
 
 
@@ -77,19 +78,23 @@ class ClipMaker:
         self.end(edge)
         self._start_shot(frame, edge, edge.kind)
 
-    def add(self, frame: Frame, sharpness: float) -> None:
-        self._marks.append(Mark(frame.pts, frame.end_pts, frame.time_s, frame.end_s, sharpness))
-        candidate = Candidate(frame.time_s, sharpness, frame)
-        lead_s = self._settings.start.window_s + self._settings.shots.trim_s
-        if not self._lead or self._lead[-1].time_s < self._marks[0].time_s + lead_s:
-            self._lead.append(candidate)  # up to the first frame after the window: with no window the clip starts there
-        self._store.add(candidate)
-        if "hashes" in self._want and frame.time_s >= self._next_hash_s - 1e-6:
-            self._hashes.append((frame.time_s, frame_hash(frame.luma(SMALL_PX))))
+    def add(self, one: Waiting) -> None:
+        frame = one.frame
+        self._marks.append(Mark(frame.pts, frame.end_pts, frame.time_s, frame.end_s, one.sharpness))
+        if one.chosen:
+            self._choose(Candidate(frame.time_s, one.sharpness, frame))
+        if one.luma is not None and frame.time_s >= self._next_hash_s - 1e-6:
+            self._hashes.append((frame.time_s, frame_hash(one.luma)))
             self._next_hash_s += HASH_STEP_S * max(1, int((frame.time_s - self._next_hash_s) / HASH_STEP_S) + 1)
         limit = 2 * self._settings.shots.max_s
         if self._transition is None and frame.end_s - self._marks[0].time_s > limit:
             self._give_up_span()
+
+    def _choose(self, candidate: Candidate) -> None:
+        lead_s = self._settings.start.window_s + self._settings.shots.trim_s
+        if not self._lead or self._lead[-1].time_s < self._marks[0].time_s + lead_s:
+            self._lead.append(candidate)
+        self._store.add(candidate)
 
     def end(self, edge: Edge) -> None:
         """The shot ends after the last frame that was added."""
@@ -127,7 +132,7 @@ class ClipMaker:
     def _start_stretch(self, start_s: float) -> None:
         self._marks: list[Mark] = []
         self._lead: list[Candidate] = []
-        self._store = Store(start_s, SLOT_S, SLOTS)
+        self._store = Store(math.floor(start_s / SLOT_S + 1e-6) * SLOT_S, SLOT_S, SLOTS)
 
     # ---------------------------------------------------------------------------------------------------- spans
 
@@ -241,9 +246,9 @@ class ClipMaker:
 
     def _proxies(self, start_s: float, end_s: float) -> dict[str, Any]:
         candidates = {one.time_s: one for one in (*self._store.all(), *self._lead) if one.time_s >= start_s}
-        first = candidates[start_s]
+        first = [candidates[start_s]] if start_s in candidates else []  # without a window any frame begins a clip
         stored = [one for one in self._store.all() if one.time_s > start_s]
-        chosen = evenly([first, *stored], start_s, end_s, self._settings.proxies.frames)
+        chosen = evenly([*first, *stored], start_s, end_s, self._settings.proxies.frames)
         side = self._settings.proxies.long_side_px
         return {"times_s": [one.time_s for one in chosen], "jpegs": [jpeg(one.frame.rgb(side)) for one in chosen]}
 
@@ -268,7 +273,7 @@ def still_rows(video_id: str, path: str, seen: Seen, records: dict[str, Record |
             "fps": None, "status": "ok", "reason": None,
         },
         "proxies": {"times_s": [0.0], "jpegs": [jpeg(seen.small.rgb(settings.proxies.long_side_px))]},
-        "hashes": {"times_s": [0.0], "hashes": [frame_hash(seen.small.luma(SMALL_PX))]},
+        "hashes": {"times_s": [0.0], "hashes": [frame_hash(seen.small_luma)]},
     }  # fmt: skip
     for name, record in records.items():
         summary = SIGNALS[name].summary

@@ -12,7 +12,7 @@ import numpy as np
 from media.decode import Frame
 
 JPEG_QUALITY = 90
-PROXY_VERSION = 1
+PROXY_VERSION = 2
 
 
 class Candidate(NamedTuple):

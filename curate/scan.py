@@ -20,6 +20,7 @@ from curate.shots import Boundary, ShotFinder
 from curate.signals import SIGNALS
 from curate.signals.kinds import WORK_PX, Record, Seen, Watcher
 from curate.spans import Edge
+from curate.waiting import Line
 from media.decode import Frame, Video
 from media.probe import Probe, Unplayable, classify
 from pipelines import Curate
@@ -84,13 +85,6 @@ def _scan_still(source: Source, settings: Curate, want: frozenset[str], sink: Si
     return row(source, probe, 1)
 
 
-class Waiting(NamedTuple):
-    """A decoded frame of which the shot is not certain yet; its picture is shrunk, or left out where nobody will ask for it."""
-
-    frame: Frame
-    sharpness: float
-
-
 class _Pass:
     """The state of one pass over one video."""
 
@@ -99,10 +93,9 @@ class _Pass:
         self.source, self.settings, self.video, self.beat = source, settings, video, beat
         self.finder = ShotFinder(settings.shots.detectors, video.time_base, settings.shots.mode)
         self.clips = ClipMaker(source.video_id, source.path, settings, want, sink, part)
-        self.pictures = bool(want & {"proxies", "hashes"})
-        self.sharp = settings.start.window_s > 0 or bool(want & {"proxies", "scores.sharpness"})
+        sharp = settings.start.window_s > 0 or "proxies" in want
+        self.waiting = Line(sharp, "proxies" in want, "hashes" in want)
         self.watchers = _watchers(want)
-        self.waiting: deque[Waiting] = deque()
         self.released = 0
         self.boundaries: deque[Boundary] = deque()
         self._beaten = (0, time.monotonic())
@@ -144,16 +137,17 @@ class _Pass:
         seen.content = self.finder.push(frame, seen.bgr)
         for name, watcher in self.watchers.items():
             self.clips.record(name, _see(watcher, seen))
-        kept = seen.small if self.pictures else frame.bare()
-        self.waiting.append(Waiting(kept, seen.sharpness if self.sharp else 0.0))
+        self.waiting.push(seen)
 
     def _settle(self, ended: bool) -> None:
+        if ended:
+            self.waiting.choose()
         self.boundaries.extend(self.finder.settle(ended))
         while self.waiting and self.released < self.finder.settled:
             self._release()
 
     def _release(self) -> None:
-        one = self.waiting.popleft()
+        one = self.waiting.pop()
         if self.released == 0:
             self.clips.begin(one.frame, Edge("start", 1.0))
         while self.boundaries and self.boundaries[0].first <= self.released:
@@ -162,7 +156,7 @@ class _Pass:
         if self.boundaries and self.boundaries[0].last == self.released:
             edge = self.boundaries[0]
             self.clips.begin_transition(one.frame, Edge(edge.kind, edge.confidence))
-        self.clips.add(one.frame, one.sharpness)
+        self.clips.add(one)
         self.released += 1
 
     def _beat(self, frames: int) -> None:

@@ -19,7 +19,7 @@ from curate.detectors import WINDOW, adaptive_votes, content_votes, hash_detecto
 from curate.opinion import REACH_S, TILE_S, Opinion
 from media.decode import Frame
 
-SHOTS_VERSION = 4
+SHOTS_VERSION = 5
 DETECTOR_PX = 256
 HORIZON_S = 3.0
 MAX_HORIZON = 240  # frames

@@ -26,7 +26,6 @@ from curate.signals.camera_fit import Fit, fit
 from curate.signals.camera_kinds import KINDS, features, mean_move, probabilities
 from curate.signals.flow import FlowPairs
 from curate.signals.kinds import Clip, Record, Scores, Seen, Signal
-from curate.signals.motion import REST_S
 
 CLASSES = (
     "zoom in", "zoom out", "pan up", "pan down", "pan left", "pan right", "tilt up", "tilt down", "tilt left", "tilt right",
@@ -43,7 +42,7 @@ COLUMNS = {"camera": pa.string(), "camera_confidence": pa.float64()}
 
 class Watch:
     def __init__(self) -> None:
-        self._pairs = FlowPairs(REST_S)
+        self._pairs = FlowPairs()
 
     def see(self, seen: Seen) -> Record | None:
         pair = self._pairs.see(seen)
@@ -97,4 +96,4 @@ def direction(kind: str, fits: Sequence[Fit]) -> tuple[str, float]:
     return ("up" if down > 0 else "down"), clarity
 
 
-SIGNAL = Signal(COLUMNS, 2, "pass", Watch, summary)
+SIGNAL = Signal(COLUMNS, 3, "pass", Watch, summary)

@@ -64,12 +64,6 @@ class Seen:
         """uint8 (h, w, 3), long side SMALL_PX or less, the right colours."""
         return self.small.rgb(SMALL_PX)
 
-    @cached_property
-    def sharpness(self) -> float:
-        from curate.sharpest import laplacian_variance
-
-        return laplacian_variance(self.luma)
-
 
 class Clip(NamedTuple):
     """[start_s, end_s); width, height in upright px; an image has start_s = end_s = 0."""

@@ -1,8 +1,8 @@
 """Motion: how fast what is seen moves. `motion` is the speed of what each px shows, averaged over the px inside the borders and
 over the clip's time; what is drawn on the picture (letters, logos) stands still.
 
-Five pairs of frames a second are measured on small luma, a tenth of a second apart: far enough for slow motion to stand above the
-noise of the estimate; neighbouring frames where motion is fast. The ground's motion is one affine flow (whole.py), that of
+Pairs of frames are measured on small luma, a tenth of a second apart (flow.py says which): far enough for slow motion to stand above
+the noise of the estimate; neighbouring frames where motion is fast. The ground's motion is one affine flow (whole.py), that of
 things before it is looked for among their own px (things.py); dense flow (DIS, Kroeger et al. 2016) is where both begin.
 """
 
@@ -24,7 +24,6 @@ from curate.signals.thing_flow import thing_flow
 from curate.signals.things import steepness, thing_mask, without, written
 from curate.signals.whole import Ground, affine_flow, length, moved_back
 
-REST_S = 0.1  # five pairs a second say as much of a clip as ten, at half the cost
 FAST_PX = 8.0  # mean flow from which on neighbouring frames are compared: a shake turns back within a tenth of a second
 DEAD_WIDTHS = 0.0005  # flow below this share of the width (0.12 px) is noise of the estimate and counts as none
 MOVING = 0.01  # frame widths per second from which on a pixel moves
@@ -55,7 +54,7 @@ class Step(NamedTuple):
 
 class Watch:
     def __init__(self) -> None:
-        self._pairs = FlowPairs(REST_S)
+        self._pairs = FlowPairs()
         self._dense = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
         self._recent: deque[tuple[float, np.ndarray]] = deque()
 
@@ -183,18 +182,31 @@ def speed_of(flow: np.ndarray, elapsed_s: float, width: int) -> Pair:
 def summary(records: Sequence[Record], clip: Clip) -> Scores:
     """motion: % of the frame width per second; motion_px_s: px of the upright source per second; an image has none."""
     steps = [record.values for record in records]
-    measured = [s for s in steps if s.pair is not None and s.pair_since_s >= clip.start_s - 1e-6]
+    measured = [r for r in records if r.values.pair is not None and r.values.pair_since_s >= clip.start_s - 1e-6]
     # Two pictures do not tell what moves from what it covers: the pair that begins a clip counts only if it is the only one.
-    pairs = [s.pair for s in measured if s.earlier_s >= clip.start_s - 1e-6] or [s.pair for s in measured]
-    speed = mean([pair.speed for pair in pairs])
+    measured = [r for r in measured if r.values.earlier_s >= clip.start_s - 1e-6] or measured
+    pairs = [r.values.pair for r in measured]
+    share = shares([(r.values.pair_since_s + r.time_s) / 2 for r in measured], clip)
+    speed = mean_of(share, [pair.speed for pair in pairs])
     return {
         "motion": None if speed is None else 100 * speed,
         "motion_px_s": None if speed is None else clip.width * speed,
-        "moving_area": mean([pair.area for pair in pairs]),
+        "moving_area": mean_of(share, [pair.area for pair in pairs]),
         "jitter": jitter(pairs),
         "jumps": max((step.jump for step in steps), default=None),
         "still_frames": mean([float(step.still) for step in steps]),
     }
+
+
+def shares(times_s: Sequence[float], clip: Clip) -> np.ndarray:
+    """Of the clip's time those parts that are nearest to each of the times, in order; pairs are closer where motion changes."""
+    times = np.array(times_s)
+    edges = np.concatenate([[clip.start_s], (times[1:] + times[:-1]) / 2, [clip.end_s]]) if len(times) else np.zeros(1)
+    return np.diff(edges) / max(edges[-1] - edges[0], 1e-9)
+
+
+def mean_of(share: np.ndarray, values: Sequence[float]) -> float | None:
+    return float(share @ np.array(values)) if len(values) else None
 
 
 def jitter(pairs: Sequence[Pair]) -> float | None:
@@ -207,4 +219,4 @@ def jitter(pairs: Sequence[Pair]) -> float | None:
     return float(changed / total) if total > 1e-9 else 0.0
 
 
-SIGNAL = Signal({name: pa.float64() for name in COLUMNS}, 8, "pass", Watch, summary)
+SIGNAL = Signal({name: pa.float64() for name in COLUMNS}, 9, "pass", Watch, summary)
