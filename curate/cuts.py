@@ -62,7 +62,9 @@ def boundaries(looks: Sequence[Look]) -> list[Boundary]:
     forced = [i for i, look in enumerate(looks) if look.forced and i]
     hard = [i for i, look in enumerate(looks) if i and not look.forced and look.votes and _is_cut(looks, i)]
     cuts = [(i, _confidence(looks, i)) for i in hard if not _is_flash(thumbs, times, i)]
-    jumps = [i for i in range(1, len(looks)) if i not in hard and not looks[i].forced and _is_jump(looks, i)]
+    plain = thumbs.reshape(len(thumbs), -1).std(axis=1) < BLANK_STD
+    jumps = [i for i, look in enumerate(looks) if i and look.content >= JUMP_CONTENT and not (plain[i] or plain[i - 1])]
+    jumps = [i for i in jumps if i not in hard and not looks[i].forced and _is_jump(looks, i)]
     cuts = sorted(cuts + [(i, _confidence(looks, i)) for i in jumps if not _comes_back(thumbs, times, i)])
     gradual = _clear([*fades(thumbs, times), *dissolves(thumbs, times)], [i for i, _ in cuts] + forced)
     out = [Boundary(i, i, "resize" if looks[i].forced == "resize" else "cut", 1.0) for i in forced]
@@ -95,8 +97,6 @@ def _is_cut(looks: Sequence[Look], i: int) -> bool:
 
 def _is_jump(looks: Sequence[Look], i: int) -> bool:
     """Whether frame i goes on in the same setting at another time: a small change, but of form, and sudden."""
-    if looks[i].content < JUMP_CONTENT or min(looks[k].thumb.std() for k in (i - 1, i)) < BLANK_STD:
-        return False
     around = _neighbours(looks, i)
     if not around or looks[i].content < JUMP_RATIO * max(sum(around) / len(around), STILL):
         return False

@@ -23,7 +23,7 @@ SHOTS_VERSION = 5
 DETECTOR_PX = 256
 HORIZON_S = 3.0
 MAX_HORIZON = 240  # frames
-STRIDE_S = 3.0  # new frames are judged in batches of this length: every batch looks at two horizons more
+STRIDE_S = 6.0  # new frames are judged in batches of this length: every batch looks at two horizons more
 
 
 class ShotFinder:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import av
@@ -13,6 +13,7 @@ import av.error
 import cv2
 import numpy as np
 
+from media.clock import Clock
 from media.colour import Colour, colour_of, luma_table, stretched, to_rgb
 from media.probe import (
     Probe,
@@ -65,13 +66,15 @@ class Frame:
 
     def bgr(self, long_side: int) -> np.ndarray:
         """uint8 (h, w, 3) upright, quick and only roughly the right colours: for detectors, not for eyes."""
-        return self.rough(long_side)[0]
+        return self.rough(long_side).bgr
 
-    def rough(self, long_side: int) -> tuple[np.ndarray, np.ndarray]:
-        """`bgr` and the full-range SDR luma of the same small picture, uint8 (h, w, 3) and (h, w), upright."""
-        planes, colour = self._quick_planes(long_side)
-        luma = self._shown(planes[: planes.shape[0] * 2 // 3], colour.full_range)
-        return self._upright.apply(cv2.cvtColor(planes, cv2.COLOR_YUV2BGR_I420)), self._upright.apply(luma)
+    def rough(self, long_side: int) -> Rough:
+        """A small picture, at most long_side px, from the decoder's planes."""
+        if self._picture.format.name not in ("yuv420p", "yuvj420p"):
+            return Rough(self._reduced(long_side, "yuv420p").to_ndarray(), self._limited(), self._upright)
+        sides = [(plane.width, plane.height) for plane in self._picture.planes]
+        planes = [self._plane(k, *size) for k, size in enumerate(sides)]
+        return Rough(averaged_420(planes, *self._stored_size(long_side)), self._colour, self._upright)
 
     def rgb(self, long_side: int | None = None) -> np.ndarray:
         """SDR uint8 (h, w, 3), upright, square pixels, at most long_side px (None: full size). Never enlarges."""
@@ -84,21 +87,7 @@ class Frame:
         width, height = small._picture.width, small._picture.height
         if long_side is not None:
             width, height = self._stored_size(long_side)
-        return self._shown(small._plane(0, width, height), small._colour.full_range)
-
-    def _shown(self, plane: np.ndarray, full_range: bool) -> np.ndarray:
-        """Luma codes -> full-range SDR luma."""
-        if self._colour.hdr:
-            return cv2.LUT(plane, luma_table(self._colour.transfer, full_range))
-        return plane if full_range else stretched(plane)
-
-    def _quick_planes(self, long_side: int) -> tuple[np.ndarray, Colour]:
-        """I420 uint8 (h * 3 / 2, w), not turned, at most long_side px, and its colour."""
-        if self._picture.format.name not in ("yuv420p", "yuvj420p"):
-            return self._reduced(long_side, "yuv420p").to_ndarray(), self._limited()
-        sides = [(plane.width, plane.height) for plane in self._picture.planes]
-        planes = [self._plane(k, *size) for k, size in enumerate(sides)]
-        return averaged_420(planes, *self._stored_size(long_side)), self._colour
+        return shown(small._plane(0, width, height), small._colour)
 
     def _reduced(self, long_side: int, kind: str) -> Any:
         """The decoder's picture in another format, at most long_side px; the picture itself where nothing is to be done."""
@@ -136,6 +125,30 @@ class Frame:
         if deep:
             data = (data >> 2).astype(np.uint8)
         return data if data.shape == (height, width) else shrink(data, width, height)
+
+
+class Rough:
+    """I420 planes uint8 (h * 3 / 2, w), not turned, and what is made of them when it is asked for."""
+
+    def __init__(self, planes: np.ndarray, colour: Colour, upright: Upright):
+        self._planes, self._colour, self._upright = planes, colour, upright
+
+    @cached_property
+    def bgr(self) -> np.ndarray:
+        """uint8 (h, w, 3) upright, only roughly the right colours."""
+        return self._upright.apply(cv2.cvtColor(self._planes, cv2.COLOR_YUV2BGR_I420))
+
+    @cached_property
+    def luma(self) -> np.ndarray:
+        """Full-range SDR luma, uint8 (h, w), upright."""
+        return self._upright.apply(shown(self._planes[: len(self._planes) * 2 // 3], self._colour))
+
+
+def shown(plane: np.ndarray, colour: Colour) -> np.ndarray:
+    """Luma codes, uint8 (h, w) -> full-range SDR luma."""
+    if colour.hdr:
+        return cv2.LUT(plane, luma_table(colour.transfer, colour.full_range))
+    return plane if colour.full_range else stretched(plane)
 
 
 @lru_cache(maxsize=32)
@@ -293,42 +306,6 @@ class Video:
         """Whether the video's last packet ends where the file ends: other tracks that go on for longer are no loss."""
         size = self._container.size
         return bool(size and self._read_to >= size - max(16384, 0.01 * size))
-
-
-class Clock:
-    """Stamps as decoded -> strictly increasing ticks.
-
-    A stamp that is absent follows the one before; one that repeats or slips back a little is put one tick later; one
-    that falls back by more than a second starts a new reckoning there. AVI has no presentation stamps: the order of
-    decoding is taken.
-    """
-
-    def __init__(self, stream: Any):
-        rate = stream.average_rate or stream.guessed_rate or Fraction(25)
-        self._step = max(1, round(1 / (Fraction(rate) * Fraction(stream.time_base))))
-        self._by_dts = stream.container.format.name == "avi"
-        self._second = max(1, round(1 / Fraction(stream.time_base)))
-        self._shift = 0
-        self._last: int | None = None
-        self.end = 0
-
-    def next(self, picture: Any) -> tuple[int, int]:
-        """(pts, end) in ticks of the next picture."""
-        stamp = picture.dts if self._by_dts and picture.dts is not None else picture.pts
-        if stamp is None:
-            stamp = picture.dts
-        pts = self.end if stamp is None else stamp + self._shift
-        if self._last is not None and pts <= self._last:
-            if self._last - pts > self._second:
-                self._shift += self.end - pts
-                pts = self.end
-            else:
-                pts = self._last + 1
-        if self._last is not None and pts - self._last < self._second:
-            self._step = pts - self._last
-        self._last = pts
-        self.end = pts + (picture.duration or self._step)
-        return pts, self.end
 
 
 __all__ = ["Clock", "Frame", "Unplayable", "Video", "fitted", "shrink"]

@@ -70,7 +70,7 @@ def test_a_clip_starts_at_the_sharpest_frame_of_its_window(generated: Path) -> N
 
     path = generated / "half_blurred.mp4"
     with Video(str(path)) as video:
-        frames = [(frame.time_s, laplacian_variance(frame.rough(256)[1])) for frame in video]
+        frames = [(frame.time_s, laplacian_variance(frame.rough(256).luma)) for frame in video]
     for row in scan(path)["clips"]:
         trimmed = row["shot_start_s"] + (0.1 if row["start_kind"] == "cut" else 0.0)
         window = [one for one in frames if trimmed - 1e-6 <= one[0] < trimmed + 1.0 - 1e-6]

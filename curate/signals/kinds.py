@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 import pyarrow as pa
 
-from media.decode import Frame
+from media.decode import Frame, Rough
 
 WORK_PX = 512  # long side of the picture that sharpness is measured on
 SMALL_PX = 256  # long side of the pictures of shots, motion and exposure
@@ -40,14 +40,14 @@ class Seen:
         return self.small.luma(WORK_PX)
 
     @cached_property
-    def rough(self) -> tuple[np.ndarray, np.ndarray]:
-        """`bgr` and `small_luma`, from the decoder's planes."""
+    def rough(self) -> Rough:
+        """Long side SMALL_PX or less, from the decoder's planes."""
         return self.frame.rough(SMALL_PX)
 
     @property
     def small_luma(self) -> np.ndarray:
         """uint8 (h, w), long side SMALL_PX or less."""
-        return self.rough[1]
+        return self.rough.luma
 
     @cached_property
     def full_luma(self) -> np.ndarray:
@@ -57,7 +57,7 @@ class Seen:
     @property
     def bgr(self) -> np.ndarray:
         """uint8 (h, w, 3), long side SMALL_PX or less, roughly the right colours."""
-        return self.rough[0]
+        return self.rough.bgr
 
     @cached_property
     def rgb(self) -> np.ndarray:
