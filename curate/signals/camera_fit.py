@@ -109,27 +109,27 @@ def background(velocity: np.ndarray, grid: Grid, floor: float) -> tuple[np.ndarr
     more cells follow is taken.
     """
     targets = grid.x_basis * velocity[:, :1] + grid.y_basis * velocity[:, 1:]
-    median = np.concatenate([np.median(velocity, axis=0), np.zeros(VALUES - 2)])
-    found = []
-    for values in (np.zeros(VALUES), median, _solve(grid, targets, np.ones(len(velocity)))):
-        for _ in range(ROUNDS):
-            size = _size(velocity, grid, values)
-            scale = max(floor, 1.5 * float(np.median(size)))
-            values = _solve(grid, targets, 1 / (1 + (size / scale) ** 2))
-        cost = float(np.log1p((_size(velocity, grid, values) / (4 * floor)) ** 2).mean())
-        found.append((cost, values))
-    best = min(found, key=lambda one: one[0])[1]
+    values = np.zeros((3, VALUES))
+    values[1, :2] = np.median(velocity, axis=0)
+    values[2] = _solved(grid, targets, np.ones((1, len(velocity))))[0]
+    for _ in range(ROUNDS):
+        size = _size(velocity, grid, values)
+        scale = np.maximum(floor, 1.5 * np.median(size, axis=1, keepdims=True))
+        values = _solved(grid, targets, 1 / (1 + (size / scale) ** 2))
+    cost = np.log1p((_size(velocity, grid, values) / (4 * floor)) ** 2).mean(axis=1)
+    best = values[int(cost.argmin())]
     return best, velocity - np.stack([grid.x_basis @ best, grid.y_basis @ best], axis=1)
 
 
 def _size(velocity: np.ndarray, grid: Grid, values: np.ndarray) -> np.ndarray:
-    return np.hypot(velocity[:, 0] - grid.x_basis @ values, velocity[:, 1] - grid.y_basis @ values)
+    """Values (k, 8) -> residuals of each cell (k, n)."""
+    return np.hypot(velocity[:, 0] - values @ grid.x_basis.T, velocity[:, 1] - values @ grid.y_basis.T)
 
 
-def _solve(grid: Grid, targets: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """A little ridge keeps all but the shift at 0 where the cells don't tell."""
-    matrix = (weights @ grid.products).reshape(VALUES, VALUES) + RIDGE * weights.sum()
-    return np.linalg.solve(matrix, weights @ targets)
+def _solved(grid: Grid, targets: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weights (k, n) -> values (k, 8). A little ridge keeps all but the shift at 0 where the cells don't tell."""
+    matrices = (weights @ grid.products).reshape(-1, VALUES, VALUES) + RIDGE * weights.sum(axis=1)[:, None, None]
+    return np.linalg.solve(matrices, (weights @ targets)[..., None])[..., 0]
 
 
 def relative(shift: np.ndarray, residual: np.ndarray, central: np.ndarray) -> tuple[tuple[float, ...], float, float]:

@@ -1,6 +1,6 @@
 """Exposure and texture of the picture: brightness, contrast, clipped shares, colourfulness, noise, blockiness.
 
-Measured on four frames a second; noise and blockiness on the luma as it is stored (shrinking would remove them).
+Measured on two frames a second; noise and blockiness on the luma as it is stored (shrinking would remove them).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from curate.signals.kinds import Clip, EverySeconds, Record, Scores, Seen, Signal, median
 
-STEP_S, FINE_STEP_S = 0.25, 0.5
+STEP_S = 0.5
 WHITE, BLACK = 250, 5  # luma from which on a pixel is burnt out, up to which it is crushed
 PATCH_PX = 512  # side of the middle part on which noise and blockiness are measured
 BLOCK = 8
@@ -23,16 +23,14 @@ COLUMNS = ("brightness", "contrast", "overexposed", "underexposed", "colourfulne
 
 class Watch:
     def __init__(self) -> None:
-        self._coarse, self._fine = EverySeconds(STEP_S), EverySeconds(FINE_STEP_S)
+        self._due = EverySeconds(STEP_S)
 
     def see(self, seen: Seen) -> Record | None:
-        if not self._coarse.due(seen.time_s):
+        if not self._due.due(seen.time_s):
             return None
+        patch = middle(seen.full_luma)
         values = light(seen.small_luma) | {"colourfulness": colourfulness(seen.rgb)}
-        if self._fine.due(seen.time_s):
-            patch = middle(seen.full_luma)
-            values |= {"noise": noise(patch), "blockiness": blockiness(patch)}
-        return Record(seen.time_s, seen.time_s, values)
+        return Record(seen.time_s, seen.time_s, values | {"noise": noise(patch), "blockiness": blockiness(patch)})
 
 
 def summary(records: Sequence[Record], clip: Clip) -> Scores:
@@ -99,4 +97,4 @@ def _edge_excess(luma: np.ndarray) -> float:
     )
 
 
-SIGNAL = Signal({name: pa.float64() for name in COLUMNS}, 3, "pass", Watch, summary)
+SIGNAL = Signal({name: pa.float64() for name in COLUMNS}, 4, "pass", Watch, summary)

@@ -87,7 +87,9 @@ def _search(luma: np.ndarray, after: np.ndarray, mask: np.ndarray, corner: tuple
     """float32 (h, w, 2): the best of SHIFTS for each px of luma (h, w), whose corner lies at `corner` in the picture after."""
     (x, y), (tall, wide) = corner, luma.shape
     after = cv2.copyMakeBorder(after, REACH_PX, REACH_PX, REACH_PX, REACH_PX, cv2.BORDER_REPLICATE)
-    views = [after[y + b : y + b + tall, x + a : x + a + wide] for a, b in SHIFTS]
+    around = after[y : y + tall + 2 * REACH_PX, x : x + wide + 2 * REACH_PX]
+    columns, rows = np.array(SHIFTS).T
+    views = np.lib.stride_tricks.sliding_window_view(around, (tall, wide))[rows, columns]
     return _smoothed(_best(luma, views, mask, PATCH_PX, SHIFTS)) - REACH_PX
 
 
@@ -101,7 +103,7 @@ def _refined(
     columns = np.arange(luma.shape[1]) + (corner[0] + edge)
     x, y = cv2.split(shifts.astype(np.int32))
     there = (y + rows) * padded.shape[1] + x + columns
-    views = [padded.ravel()[there + (b * padded.shape[1] + a)] for a, b in NEXT]
+    views = padded.ravel()[there + np.array([b * padded.shape[1] + a for a, b in NEXT])[:, None, None]]
     return _smoothed(shifts + _best(luma, views, mask, 2 * PATCH_PX + 1, NEXT))
 
 
@@ -149,30 +151,29 @@ def _least(luma: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 def _shifted(picture: np.ndarray, shifts: np.ndarray, corner: tuple[int, int]) -> np.ndarray:
     """The picture looked up where the shifts (h, w, 2) of a box at `corner` lead."""
-    columns, rows = np.meshgrid(*(np.arange(n, dtype=np.float32) + c for n, c in zip(shifts.shape[1::-1], corner)))
-    x, y = columns + shifts[..., 0], rows + shifts[..., 1]
+    columns, rows = (np.arange(n, dtype=np.float32) + c for n, c in zip(shifts.shape[1::-1], corner))
+    x, y = columns + shifts[..., 0], rows[:, None] + shifts[..., 1]
     return cv2.remap(picture, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 def _best(
-    luma: np.ndarray, views: list[np.ndarray], mask: np.ndarray, side: int, shifts: list[tuple[int, int]]
+    luma: np.ndarray, views: np.ndarray, mask: np.ndarray, side: int, shifts: list[tuple[int, int]]
 ) -> np.ndarray:
-    """float32 (h, w, 2): the shift of the view that is most like luma around each px, among the px of mask; the first of equals.
+    """float32 (h, w, 2): the shift of the view (n, h, w) that is most like luma around each px, among the px of mask; the first of equals.
 
     All views lie in one tall picture, with px between them that are in no mask: one call instead of one per shift."""
-    tall, wide = luma.shape
-    stack = np.zeros((len(views), tall + side // 2, wide), np.uint8)
-    for place, view in zip(stack, views, strict=True):
-        cv2.absdiff(luma, view, dst=place[:tall])
-    inside = stack[:, :tall]
-    np.minimum(inside, MOST_GREY, out=inside)
+    count, tall, wide = views.shape
+    stack, ours = np.zeros((2, count, tall + side // 2, wide), np.uint8)
+    stack[:, :tall], ours[:, :tall] = views, luma
+    stack, ours = stack.reshape(-1, wide), ours.reshape(-1, wide)
+    cv2.absdiff(stack, ours, dst=stack)
+    cv2.min(stack, MOST_GREY, dst=stack)  # type: ignore[call-overload]  # several times as quick as NumPy's
+    inside = stack.reshape(count, -1, wide)[:, :tall]
     np.bitwise_and(inside, mask, out=inside)
-    costs = cv2.boxFilter(
-        stack.reshape(-1, wide), cv2.CV_32F, (side, side), normalize=False, borderType=cv2.BORDER_CONSTANT
-    )
-    costs = costs.reshape(len(views), -1)
+    costs = cv2.boxFilter(stack, cv2.CV_32F, (side, side), normalize=False, borderType=cv2.BORDER_CONSTANT)
+    costs = costs.reshape(count, -1)
     costs *= 128  # and the place added: exact, below 2 ** 24
-    costs += np.arange(len(views), dtype=np.float32)[:, None]
+    costs += np.arange(count, dtype=np.float32)[:, None]
     best = costs.min(axis=0).astype(np.int32) & 127
     return np.array(shifts, np.float32)[best.reshape(-1, wide)[:tall]]
 

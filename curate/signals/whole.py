@@ -163,11 +163,14 @@ def moved_back(picture: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 def _looked_up(picture: np.ndarray, values: np.ndarray, step: int, shape: tuple[int, ...]) -> np.ndarray:
     """The same at every step-th px alone, shape (h, w) in all."""
-    height, width = picture.shape
-    growth = values[1:].T / width  # px of flow per px
-    middle = np.array([width / 2 - 0.5, height / 2 - 0.5])
-    first = np.full(2, step // 2)
-    there = np.hstack([step * (np.eye(2) + growth), (first + values[0] + growth @ (first - middle))[:, None]])
+    first, (x, y), (a, b), (c, d) = step // 2, *values.tolist()
+    width, height = picture.shape[1], picture.shape[0]
+    right, down = (first - width / 2 + 0.5) / width, (first - height / 2 + 0.5) / width  # of the first px, in widths from the middle
+    across, along = step / width, float(step)
+    there = np.array([
+        (along + across * a, across * c, first + x + right * a + down * c),
+        (across * b, along + across * d, first + y + right * b + down * d),
+    ])  # fmt: skip
     return cv2.warpAffine(
         picture, there, shape[::-1], flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE
     )
@@ -189,7 +192,8 @@ def length(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _solved(square: np.ndarray, right: np.ndarray, ridge: float) -> np.ndarray:
-    return cv2.solve(square + ridge * np.eye(len(square), dtype=np.float32), right)[1]
+    square.flat[:: len(square) + 1] += ridge
+    return cv2.solve(square, right)[1]
 
 
 def _median(values: np.ndarray) -> float:
