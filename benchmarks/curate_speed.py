@@ -2,11 +2,13 @@
 
     python -m benchmarks.curate_speed FOLDER [--rounds 3] [--threads 2] [--json FILE]
 
-FOLDER holds real footage: its 720p and 360p files named in FILES are used. First, in one process and in turns: decoding
+FOLDER holds real footage: its files named in FILES and LOOPED are used. First, in one process and in turns: decoding
 every frame and doing nothing (PyAV), splitting alone, and measuring everything that needs no weights (every pass
 signal, proxies and hashes). Then, as commands of their own, start-up included, on a video looped to LOOP_S: ours, and
-`scenedetect` with its fastest backend. Each figure is the median over the rounds of the ratio within a round; CPU
-seconds stand beside wall seconds because a machine that does other work too stretches only the latter.
+`scenedetect` with either backend and its default detector, and with ours (content and adaptive, at our thresholds). Cuts are
+compared, and where labels.json knows the film both sides' are judged by it. Each figure is the median over the rounds of
+the ratio within a round; CPU seconds stand beside wall seconds because a machine that does other work too stretches only
+the latter. Data-Juicer has a benchmark of its own, which installs it (benchmarks/juicer.py).
 """
 
 from __future__ import annotations
@@ -23,10 +25,11 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 
+from benchmarks.curate_once import measured
 from benchmarks.loops import loop
 
 FILES = {
@@ -44,7 +47,9 @@ LOOPED = {
     "480p": "cosmos-curate/test_video_30s.mp4",  # fades and flashes, where the command sees hard cuts
 }
 LOOP_S = 40.0
+OURS = ["detect-adaptive", "-m", "0", "-t", "2.0", "-c", "15"]  # what our content and adaptive detectors propose by
 BACKENDS = ("opencv", "pyav")
+THEIRS = {"opencv": ("opencv", []), "pyav": ("pyav", []), "our detectors": ("opencv", OURS)}
 
 
 def decode(path: Path, threads: int) -> int:
@@ -53,31 +58,6 @@ def decode(path: Path, threads: int) -> int:
         stream = container.streams.video[0]
         stream.thread_type, stream.codec_context.thread_count = "AUTO", threads
         return sum(1 for _ in container.decode(stream))
-
-
-def measured(path: Path, threads: int = 2, everything: bool = True) -> dict[str, Any]:
-    """Scan one file with every pass signal, proxies and hashes, or for its clips alone; returns its row.
-
-    `starts`: ticks of the first frames after hard cuts.
-    """
-    from curate.scan import Source, scan_video
-    from curate.signals import SIGNALS
-    from pipelines import Curate, Shots, Start
-
-    passes = [f"scores.{name}" for name, signal in SIGNALS.items() if signal.source == "pass"]
-    want: frozenset[str] = frozenset(["clips", "proxies", "hashes", *passes] if everything else ["clips"])
-    starts: set[int] = set()
-
-    def sink(table: str, rows: list[dict[str, Any]]) -> None:
-        if table == "clips":
-            starts.update(row["shot_start_tick"] for row in rows if row["start_kind"] == "cut" and not row["span"])
-
-    start = Start() if everything else Start(window_s=0.0)  # splitting alone needs no sharpest frame
-    settings = Curate(shots=Shots(mode="cheap"), start=start)
-    row = scan_video(
-        Source("0" * 16, str(path), path.stat().st_size, ""), settings, want, sink, lambda _: None, threads
-    )
-    return row | {"starts": sorted(starts)}
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, float]:
@@ -136,32 +116,81 @@ def against_scenedetect(folder: Path, rounds: int, threads: int) -> list[dict[st
             video = Path(scratch) / f"{group}.mp4"
             frames = loop(folder / name, video, LOOP_S)
             ways: dict[str, Callable[[], Any]] = {
-                f"scenedetect {backend}": lambda video=video, backend=backend: theirs(video, backend, Path(scratch))
-                for backend in BACKENDS
+                f"scenedetect {how}": lambda video=video, how=how: theirs(video, how, Path(scratch)) for how in THEIRS
             }
             ways |= {f"ours {what}": lambda video=video, what=what: ours(video, what, threads)
                      for what in ("split", "measure")}  # fmt: skip
             times = in_turns(ways, rounds)
-            fastest = min(BACKENDS, key=lambda one: statistics.median(wall for wall, _ in times[f"scenedetect {one}"]))
-            same = agree(ours(video, "split", threads), theirs(video, fastest, Path(scratch)), video)
+            fastest = min(BACKENDS, key=lambda one: statistics.median(cpu for _, cpu in times[f"scenedetect {one}"]))
             found = rows_of(f"{group} command", times, f"scenedetect {fastest}", frames)
-            rows += [row | ({"cuts": same} if row["way"] == "ours split" else {}) for row in found]
+            cuts = {f"scenedetect {how}": theirs(video, how, Path(scratch)) for how in (fastest, "our detectors")}
+            cuts["ours split"] = ours(video, "split", threads)
+            rows += [row | told(row["way"], cuts, video, labels_of(folder, name)) for row in found]
     return rows
 
 
-def theirs(video: Path, backend: str, folder: Path) -> list[float]:
+def told(way: str, cuts: dict[str, list[float]], video: Path, labels: Labels | None) -> dict[str, Any]:
+    """What a row says of the cuts that its way found: how far they are ours, and what the labels say of them."""
+    if way not in cuts:
+        return {}
+    found = {} if way == "ours split" else {"cuts": agree(cuts["ours split"], cuts[way], video)}
+    return found | ({} if labels is None else {"labels": judged(cuts[way], video, labels)})
+
+
+def theirs(video: Path, how: str, folder: Path) -> list[float]:
     """Seconds at which PySceneDetect's command begins a scene, the first one left out."""
+    backend, more = THEIRS[how]
     command = [str(Path(sys.executable).parent / "scenedetect"), "-q", "-b", backend, "-i", str(video), "-o",
-               str(folder), "detect-content", "-m", "0", "list-scenes", "-q", "-s", "-f", "scenes.csv"]  # fmt: skip
+               str(folder), "detect-content", "-m", "0", *more, "list-scenes", "-q", "-s", "-f", "scenes.csv"]  # fmt: skip
     subprocess.run(command, check=True, capture_output=True)
     with open(folder / "scenes.csv", newline="") as file:
         return [float(row["Start Time (seconds)"]) for row in csv.DictReader(file)][1:]
 
 
 def ours(video: Path, what: str, threads: int) -> list[float]:
-    command = [sys.executable, "-m", "benchmarks.curate_speed", str(video), "--only", what, "--threads", str(threads)]
+    command = [sys.executable, "-m", "benchmarks.curate_once", str(video), what, str(threads)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
+
+
+class Labels(NamedTuple):
+    """Of a film that is looped: its frames, first frames of shots, (first, last) frames of gradual transitions."""
+
+    frames: int
+    cuts: list[int]
+    gradual: list[tuple[int, int]]
+
+
+def labels_of(folder: Path, name: str) -> Labels | None:
+    known = json.loads((folder / "labels.json").read_text())["shots"].get(name)
+    if known is None:
+        return None
+    return Labels(decode(folder / name, 1), known["cuts"], [tuple(one["range"]) for one in known.get("gradual", [])])
+
+
+def judged(cuts: list[float], video: Path, labels: Labels) -> dict[str, int]:
+    """How many cuts are labelled (to a frame), how many lie in a gradual transition (to 3), or where the film begins anew, how many
+    nowhere; and how many labelled ones are not there."""
+    with av.open(str(video)) as container:
+        rate = float(container.streams.video[0].average_rate or 25)
+    counts, hit = {"right": 0, "in_gradual": 0, "joint": 0, "false": 0}, set()
+    for at in (round(cut * rate) for cut in cuts):
+        turn, frame = divmod(at, labels.frames)
+        near = [cut for cut in labels.cuts if abs(cut - frame) <= 1 and (turn, cut) not in hit]
+        soft = any(first - 3 <= frame <= last + 3 for first, last in labels.gradual)
+        kind = (
+            "right"
+            if near
+            else "joint"
+            if min(frame, labels.frames - frame) <= 1
+            else "in_gradual"
+            if soft
+            else "false"
+        )
+        hit |= {(turn, cut) for cut in near[:1]}
+        counts[kind] += 1
+    turns = round(decode(video, 1) / labels.frames)
+    return counts | {"missed": turns * len(labels.cuts) - counts["right"]}
 
 
 def agree(mine: list[float], other: list[float], video: Path) -> dict[str, int]:
@@ -173,19 +202,12 @@ def agree(mine: list[float], other: list[float], video: Path) -> dict[str, int]:
             "only_theirs": sum(not any(abs(a - b) <= frame_s for a in mine) for b in other)}  # fmt: skip
 
 
-def starts_s(path: Path, what: str, threads: int) -> list[float]:
-    row = measured(path, threads, what == "measure")
-    with av.open(str(path)) as container:
-        base = float(container.streams.video[0].time_base or 0)
-    return [tick * base for tick in row["starts"]]
-
-
 def show(rows: list[dict[str, Any]]) -> None:
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-    print(f"{'footage':<14}{'way':<20}{'frames':>7}{'wall s':>8}{'CPU s':>8}{'wall x':>8}{'CPU x':>8}")
+    print(f"{'footage':<14}{'way':<26}{'frames':>7}{'wall s':>8}{'CPU s':>8}{'wall x':>8}{'CPU x':>8}")
     for row in rows:
-        more = f"  cuts {row['cuts']}" if "cuts" in row else ""
-        print(f"{row['group']:<14}{row['way']:<20}{row['frames']:>7}{row['wall_s']:>8.2f}{row['cpu_s']:>8.2f}"
+        more = "".join(f"  {key} {row[key]}" for key in ("amplification", "cuts", "labels") if key in row)
+        print(f"{row['group']:<14}{row['way']:<26}{row['frames']:>7}{row['wall_s']:>8.2f}{row['cpu_s']:>8.2f}"
               f"{row['wall_ratio']:>8.2f}{row['cpu_ratio']:>8.2f}{more}")  # fmt: skip
 
 
@@ -195,17 +217,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--part", choices=("decode", "scenedetect", "both"), default="both")
-    parser.add_argument("--only", choices=("split", "measure"), help=argparse.SUPPRESS)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, default=Path("benchmarks/out/curate_speed.json"))
     given = parser.parse_args()
-    if given.only:
-        print(json.dumps(starts_s(given.footage, given.only, given.threads)))
-        return
     rows = against_decoding(given.footage, given.rounds, given.threads) if given.part != "scenedetect" else []
     rows += against_scenedetect(given.footage, given.rounds, given.threads) if given.part != "decode" else []
     show(rows)
-    if given.json:
-        given.json.write_text(json.dumps({"load": os.getloadavg()[0], "rows": rows}, indent=1))
+    given.json.parent.mkdir(parents=True, exist_ok=True)
+    given.json.write_text(json.dumps({"load": os.getloadavg()[0], "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

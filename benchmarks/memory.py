@@ -24,7 +24,7 @@ from benchmarks.loops import loop
 
 def scan(path: str) -> dict[str, Any]:
     """Scan a video in this process: frames, seconds and the peak resident set in MB."""
-    from benchmarks.curate_speed import measured
+    from benchmarks.curate_once import measured
 
     started = time.monotonic()
     row = measured(Path(path))

@@ -95,7 +95,7 @@ class _Pass:
         self.clips = ClipMaker(source.video_id, source.path, settings, want, sink, part)
         sharp = settings.start.window_s > 0 or "proxies" in want
         self.waiting = Line(sharp, "proxies" in want, "hashes" in want)
-        self.watchers = _watchers(want)
+        self.watchers, self.work_px = _watchers(want), _work_px(settings)
         self.released = 0
         self.boundaries: deque[Boundary] = deque()
         self._beaten = (0, time.monotonic())
@@ -133,7 +133,7 @@ class _Pass:
         return found | {"piece": piece._asdict(), "decoded": self.video.frames}
 
     def _take(self, frame: Frame) -> None:
-        seen = Seen(frame, _work_px(self.settings))
+        seen = Seen(frame, self.work_px)
         seen.content = self.finder.push(frame, seen.bgr)
         for name, watcher in self.watchers.items():
             self.clips.record(name, _see(watcher, seen))

@@ -18,10 +18,8 @@ PAIR_S = 0.1
 REST_S = 0.1  # from the end of a pair to the beginning of the next, where motion changes
 HALF_S = 0.5  # from the first frame of a second to the second pair, where it does not
 FIRST_S = 0.1  # a pair that begins so soon after a second does belongs to its beginning
-UNSTEADY, UNSTEADY_WIDTHS = (
-    0.7,
-    0.03,
-)  # change of the motion from which on it changes: share of it, frame widths per second
+UNSTEADY = 0.7  # change of the motion, as a share of it, from which on it changes ...
+UNSTEADY_WIDTHS = 0.03  # ... and in frame widths per second
 CUT = 27.0  # mean HSV change from which on a frame is taken for the first of another shot
 MAX_PAIR_S = 1.0  # frames further apart (slideshows, time lapse) are not compared by flow
 

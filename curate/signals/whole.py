@@ -165,7 +165,10 @@ def _looked_up(picture: np.ndarray, values: np.ndarray, step: int, shape: tuple[
     """The same at every step-th px alone, shape (h, w) in all."""
     first, (x, y), (a, b), (c, d) = step // 2, *values.tolist()
     width, height = picture.shape[1], picture.shape[0]
-    right, down = (first - width / 2 + 0.5) / width, (first - height / 2 + 0.5) / width  # of the first px, in widths from the middle
+    right, down = (
+        (first - width / 2 + 0.5) / width,
+        (first - height / 2 + 0.5) / width,
+    )  # of the first px, in widths from the middle
     across, along = step / width, float(step)
     there = np.array([
         (along + across * a, across * c, first + x + right * a + down * c),
