@@ -1,4 +1,4 @@
-"""How right the camera's class is: `python -m benchmarks.camera [--scenes 10] [--footage DIR] [--out FILE]`.
+"""How right the camera's class is: `python -m benchmarks.camera [--scenes 10] [--seed 50000] [--footage DIR] [--out FILE]`.
 
 Scenes with depth of each of the 14 classes, rendered with textures and seeds that the signal was not fitted on (camera_scenes.py):
 top-1, the share that is confident enough for a caption and how much of that is right, and the confusion matrix. With --footage
@@ -21,7 +21,7 @@ from benchmarks.camera_scenes import judged
 from benchmarks.signal_clips import real_clip
 from curate.signals.camera import CLASSES, classify
 
-SEED = 50_000  # of scenes that are judged here; used for nothing else
+SEED = 50_000  # of the first scene that is judged here; used for nothing else
 CONFIDENT = 0.6  # from which on curate/caption.py names the class
 LABELLED = {
     "static": {"static"}, "pan_right": {"pan right", "tilt right"}, "push_in": {"zoom in"}, "roll": {"handheld"},
@@ -41,9 +41,9 @@ def scene(job: tuple[int, str]) -> Told:
     return Told(f"scene {seed}", move, *classify(judged(seed, move).fits))
 
 
-def scenes(count: int, workers: int = 2) -> list[Told]:
+def scenes(count: int, seed: int = SEED, workers: int = 2) -> list[Told]:
     """`count` scenes of each class."""
-    jobs = [(SEED + k, move) for k in range(count) for move in CLASSES]
+    jobs = [(seed + k, move) for k in range(count) for move in CLASSES]
     with ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
         return list(pool.map(scene, jobs, chunksize=4))
 
@@ -85,11 +85,12 @@ def show(rows: Sequence[Told]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scenes", type=int, default=10, help="of each class")
+    parser.add_argument("--seed", type=int, default=SEED, help="of the first scene")
     parser.add_argument("--footage", type=Path, help="folder of real files with labels.json")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/out/camera.json"))
     chosen = parser.parse_args()
     cv2.setNumThreads(1)
-    rows = scenes(chosen.scenes)
+    rows = scenes(chosen.scenes, chosen.seed)
     show(rows)
     results: dict[str, Any] = {"scenes": summary(rows), "matrix": matrix(rows).tolist(), "classes": CLASSES}
     if chosen.footage:

@@ -18,6 +18,7 @@ import numpy as np
 from benchmarks.blurs import BLURS, FAULTS
 from benchmarks.camera_scenes import judged
 from benchmarks.signal_clips import ShotClip, generated_clips, real_clip
+from curate.crop import columns_of
 from curate.signals import camera, clarity, overlay, people, quality, text
 from curate.signals.sharp_edges import features
 from examples.moves import CAMERA_CLASSES
@@ -76,6 +77,9 @@ def judge_camera(material: Material) -> Iterator[Row]:
 def judge_text(material: Material) -> Iterator[Row]:
     found = [_text(clip.frames[1::3]) > 0.004 for clip in material.generated]
     yield from _precision_recall("generated clips", found, [clip.truth["text"] for clip in material.generated])
+    inside = [_text(left) for clip, there in zip(material.generated, found, strict=True)
+              if there and (left := _cropped(clip.frames[1::3]))]  # fmt: skip
+    yield Row("no text in the proposed crop", _share(share == 0.0 for share in inside), len(inside))
     if material.footage:
         files = [(name, label == "yes") for label in ("yes", "no") for name in material.labels["text_overlay"][label]]
         right = [(_text(real_clip(material.footage, name).frames[::3]) > 0.01) == yes for name, yes in files]
@@ -84,6 +88,18 @@ def judge_text(material: Material) -> Iterator[Row]:
 
 def _text(frames: list[np.ndarray]) -> float:
     return text.measure(frames)["text"] or 0.0
+
+
+def _cropped(frames: list[np.ndarray]) -> list[np.ndarray]:
+    """What the proposed crop leaves; nothing where there is none."""
+    scores = text.measure(frames)
+    shares = [scores[name] for name in columns_of("text")]
+    if None in shares:
+        return []
+    left, top, right, bottom = (float(share or 0.0) for share in shares)
+    height, width = frames[0].shape[:2]
+    return [np.ascontiguousarray(one[int(np.ceil(top * height)) : int((1 - bottom) * height),
+                                     int(np.ceil(left * width)) : int((1 - right) * width)]) for one in frames]  # fmt: skip
 
 
 def judge_overlay(material: Material) -> Iterator[Row]:

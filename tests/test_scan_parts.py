@@ -51,11 +51,11 @@ def film(path: Path, uneven: bool) -> Path:
 Tables = dict[str, list[list[dict[str, Any]]]]  # table -> its batches, each a list of rows
 
 
-def rows(path: Path, spool: Path, threads: int) -> tuple[dict[str, Any], Tables]:
+def rows(path: Path, spool: Path, threads: int, settings: Curate = SETTINGS) -> tuple[dict[str, Any], Tables]:
     """The video's row and the batches of every table."""
     spool.mkdir()
     task = Task("0123456789abcdef", str(path), path.stat().st_size, "tag", WANT)
-    with Isolated(SETTINGS, threads) as child:
+    with Isolated(settings, threads) as child:
         scanned = scan_parts.scan(task, child, spool, lambda _frames: None)
     return scanned.video, {name: [batch.to_pylist() for batch in scanned.batches(name)] for name in WANT}
 
