@@ -103,20 +103,26 @@ def test_a_worker_that_hangs_is_ended_and_its_job_begun_again(
 @pytest.mark.parametrize("local", [True, False], ids=["here", "ray"])
 def test_a_decoder_that_hangs_twice_costs_one_video(small: Path, tmp_path: Path, local: bool) -> None:
     """A decoder is stopped for good, and so is the one that takes its place: the run goes on without that video."""
-    process = begun(tmp_path / "work", small, local, "--set", "curate.stall_s=4.0")
-    stopped: set[int] = set()
-    first = until(lambda: decoders(process.pid), process)
-    assert first
-    os.kill(first[0], signal.SIGSTOP)
-    stopped.update(first)
-    second = until(lambda: set(decoders(process.pid)) - stopped if not alive(first[0]) else None, process)
+    process = begun(tmp_path / "work", small, local, "--set", "curate.stall_s=15.0", "--set", "curate.max_loss=0.5")
+    seen: set[int] = set()
+
+    def in_its_place() -> set[int]:
+        """Decoders that have begun since the first one ended."""
+        there = set(decoders(process.pid))
+        if alive(first):
+            seen.update(there)
+        return there - seen
+
+    (first, *_) = until(lambda: decoders(process.pid), process)
+    os.kill(first, signal.SIGSTOP)
+    second = until(in_its_place, process)
     assert second
     os.kill(second.pop(), signal.SIGSTOP)
     out, said = process.communicate(timeout=240)
     assert process.returncode == 0, said[-2000:]
     videos = Tables(recipe(tmp_path / "work", small)).read("videos").to_pylist()
     lost = [row["reason"] for row in videos if row["status"] == "quarantined"]
-    assert len(lost) == 1 and lost[0].startswith("2 strikes: hung: no frame in 4 s"), lost
+    assert len(lost) == 1 and lost[0].startswith("2 strikes: hung: no frame in 15 s"), lost
     assert sum(row["status"] == "ok" for row in videos) >= 7 and event(out, "curated")
 
 

@@ -15,13 +15,13 @@ from pipelines import Curate
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
-REELS = 8  # of a minute each
-SETTINGS = Curate(segment_s=100.0)  # all else as it ships: shots of up to 20 s, parts that begin 70 s early
+REELS = 6  # of a minute each
+SETTINGS = Curate(segment_s=80.0)  # all else as it ships: shots of up to 20 s, parts that begin 70 s early
 
 
 @pytest.fixture(scope="module")
 def film(footage: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """Some nine minutes of pieces of the real single-shot files, joined by cuts, dissolves and fades, and how many of them."""
+    """Some six minutes of pieces of the real single-shot files, joined by cuts, dissolves and fades, and how many of them."""
     folder = tmp_path_factory.mktemp("long")
     parts = splices.sources(footage)
     with pytest.MonkeyPatch.context() as patch:
@@ -55,7 +55,7 @@ def test_parts_of_real_footage_give_the_rows_of_one_pass(film: tuple[Path, dict[
     path, truth = film
     whole, tables = rows(path, tmp_path / "one", 1, SETTINGS)
     video, in_parts = rows(path, tmp_path / "parts", 2, SETTINGS)
-    assert whole["status"] == "ok" and whole["duration_s"] > 400 and video == whole
+    assert whole["status"] == "ok" and whole["duration_s"] > 300 and video == whole
     assert len(list((tmp_path / "parts").glob("part-*/clips.arrow"))) >= 4, "it fell back to one pass"
     clips = [row for batch in tables["clips"] for row in batch]
     found = {kind: sum(row["start_kind"] == kind for row in clips) for kind in ("cut", "dissolve", "fade")}
