@@ -135,8 +135,10 @@ def _fetched(cache: LatentCache, chosen: Steps) -> Generator[tuple[Step, Window]
     held: deque[tuple[Step, Window]] = deque()
     try:
         for at in range(len(chosen)):
-            for step in (chosen[i] for i in range(at + len(held), min(at + FETCH, len(chosen)))):
-                held.append((step, cache.fetch(step.bucket, step.shards)))
+            more = [chosen[i] for i in range(at + len(held), min(at + FETCH, len(chosen)))]
+            held.extend((step, cache.fetch(step.bucket, step.shards, step.rows)) for step in more)
+            for _, window in list(held)[len(held) - len(more) :]:
+                window.rest()
             yield held.popleft()
     finally:
         for _, window in held:
@@ -154,7 +156,7 @@ def _told(cache: LatentCache, chosen: Steps) -> Generator[tuple[Step, Window]]:
         for at in range(len(chosen)):
             ahead.reached(at)
             step = held.popleft()
-            yield step, cache.fetch(step.bucket, step.shards)
+            yield step, cache.fetch(step.bucket, ())
 
 
 Weighted = tuple[pa.Table, np.ndarray]

@@ -21,14 +21,14 @@ import xxhash
 
 from cache import ranges
 from cache.fingerprint import CacheError
-from cache.rows import REPAIR, Column, Names, Tar
+from cache.rows import HEADER_BYTES, REPAIR, Column, Names, Tar
 from cache.shelf import Fetch, Removed, Shelf, Wanted
 from media import storage
 
 OPEN_TARS = 256  # file descriptors are the limit
 AGAIN = 2  # times that a tar is read before it is mapped: a map costs more than it saves until it was read five times
 PIECE_BYTES = 1 << 19
-BLOCK_BYTES, NAME_BYTES = 512, 100  # of a tar's header, the name comes first
+BLOCK_BYTES, NAME_BYTES = HEADER_BYTES, 100  # of a tar's header, the name comes first
 
 
 class Opened:

@@ -76,10 +76,13 @@ def read_part(url: str, start: int, stop: int, sink: Sink) -> None:
             raise Short(f"{url.split('?')[0]} ends before byte {start}")
         if answer.status != 206:
             raise OSError(f"{url.split('?')[0]}: the server answered {answer.status} {answer.reason}")
+        promised = answer.length
         at, buffer = start, memoryview(bytearray(min(CHUNK_BYTES, stop - start)))
         while at < stop and (got := answer.readinto(buffer[: stop - at])):
             sink(at, buffer[:got])
             at += got
+        if at < stop and promised == stop - start:
+            raise OSError(f"{url.split('?')[0]}: the answer for bytes {start} to {stop} broke off at {at}")
         if at < stop:
             raise Short(f"{url.split('?')[0]} ends at byte {at}, {stop} are needed")
 

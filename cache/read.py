@@ -207,11 +207,13 @@ class LatentCache:
         latent, logvar = stacked.pop("latent"), stacked.pop("logvar", None)
         return batches.Batch(bucket, clips, ticks, latent, states, stacked, logvar)
 
-    def fetch(self, bucket: str, shards: Sequence[int]) -> Window:
-        """Start fetching shards (latents and texts) and keep them on the shelf while the window is open."""
+    def fetch(self, bucket: str, shards: Sequence[int], rows: Sequence[int] = ()) -> Window:
+        """Keep shards (latents and texts) on the shelf while the window is open, and fetch them: what these rows need at
+        once, in this order; the rest when the window's rest() is called or waited for."""
         chosen = self.rows(bucket)
         columns = (chosen.latents, chosen.texts) if self.remote else ()
-        return Window(self._shelf, [self.maps.wanted(column, int(s)) for s in shards for column in columns])
+        files = [self.maps.wanted(column, int(s)) for s in shards for column in columns]
+        return Window(self._shelf, files, [part for column in columns for part in column.needs(rows)])
 
     def rows(self, bucket: str) -> Rows:
         """Where the samples of a bucket lie, in arrays."""

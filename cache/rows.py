@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cache.gather import Layout
 
 REPAIR = "run `python -m cache.verify`, it says what to do"
+HEADER_BYTES = 512  # of a tar, before each member
 PLANS = 4096  # of text states that are remembered
 
 
@@ -148,6 +149,14 @@ class Column:
             int(self.sizes[row]),
             int(self.sums[row]),
         )
+
+    def needs(self, rows: Sequence[int]) -> list[tuple[str, int, int]]:
+        """(path of the tar, start, stop) of each row's sample and the tar's header before it."""
+        at = np.asarray(rows, np.int64)
+        starts, sizes = self.offsets[at], self.sizes[at]
+        begins = np.maximum(starts - HEADER_BYTES, 0).tolist()
+        paths = [self.tars[shard].path for shard in self.shards[at].tolist()]
+        return list(zip(paths, begins, (starts + sizes).tolist()))
 
     def version(self, tar: Tar) -> str:
         """What tells this tar from one of the same name that was rewritten: its checksums, all in one."""

@@ -37,11 +37,20 @@ class Wanted(NamedTuple):
 
 
 class Window:
-    """Shards that are being fetched and stay on the shelf until the window is left. Use as a context."""
+    """Shards that stay on the shelf until the window is left. first: of some of them bytes [start, stop) that are needed
+    first, and so are asked for first; all others are when rest() is called or waited for. Use as a context."""
 
-    def __init__(self, shelf: Shelf, files: Sequence[Wanted]):
+    def __init__(self, shelf: Shelf, files: Sequence[Wanted], first: Sequence[tuple[str, int, int]] = ()):
         self._shelf, self._files = shelf, tuple(one for one in files if storage.is_remote(one.path))
         self._fetches = shelf.hold(self._files) if self._files else []
+        held = {one.wanted.path: one for one in self._fetches}
+        for path, start, stop in first:
+            if path in held:
+                held[path].want(start, stop)
+
+    def rest(self) -> None:
+        for fetch in self._fetches:
+            fetch.want()
 
     def wait(self) -> None:
         """Until every shard is here. Raises what the store raised."""
@@ -183,13 +192,10 @@ class Shelf:
         self._pool = ThreadPoolExecutor(STREAMS, thread_name_prefix="shelf")  # threads start with the first fetch
 
     def hold(self, files: Sequence[Wanted]) -> list[Fetch]:
-        """Start fetching and keep until released."""
+        """Keep until released; nothing is asked for yet."""
         with self._lock:
             self._held.update(one.path for one in files)
-            found = [self.file(one) for one in files]
-        for fetch in found:
-            fetch.want()
-        return found
+            return [self.file(one) for one in files]
 
     def release(self, files: Sequence[Wanted]) -> None:
         with self._lock:

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from cache import order
+from cache import batches, order
 from cache.read import LatentCache, open_cache
+from cache.shelf import Fetch, Shelf
 from cache.update import Options, update
 from pipelines import Recipe
 from train import plan
@@ -35,10 +36,28 @@ class Quiet(SimpleHTTPRequestHandler):
         pass
 
 
+class Ranged(Quiet):
+    """Answers requests for parts, over connections that stay open."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        data, asked = Path(self.translate_path(self.path)).read_bytes(), self.headers.get("Range")
+        first, last = asked.removeprefix("bytes=").split("-") if asked else ("0", "")
+        stop = min(len(data), int(last) + 1) if last else len(data)
+        self.send_response(206 if asked else 200)
+        self.send_header("Content-Length", str(stop - int(first)))
+        self.end_headers()
+        self.send_body(data[int(first) : stop])
+
+    def send_body(self, data: bytes) -> None:
+        self.wfile.write(data)
+
+
 @pytest.fixture
 def served(made: tuple[Recipe, str]) -> Iterator[str]:
     """The cache behind a plain web server."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=made[1]))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Ranged, directory=made[1]))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
@@ -136,3 +155,50 @@ def test_a_fetched_shard_is_unmapped_when_there_are_too_many(made: tuple[Recipe,
     for _ in far.epoch("clip", batch=2, workers=0):
         assert far.maps.held_bytes() <= 60_000
     assert len(far.maps._open) < len(set(far.index(far.buckets[-1])["shard"].to_pylist())) * 2 + 12
+
+
+def test_parts_are_fetched_in_the_order_in_which_they_are_needed(
+    made: tuple[Recipe, str], served: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a window of shards those that the first batch waits for, then those of the second; all others behind them."""
+    monkeypatch.setattr("cache.shelf.PART_BYTES", 1000)
+    asked: list[tuple[str, int]] = []
+    submit = Shelf.submit
+
+    def noted(self: Shelf, fetch: Fetch, number: int) -> Any:
+        asked.append((fetch.wanted.path, number))
+        return submit(self, fetch, number)
+
+    monkeypatch.setattr(Shelf, "submit", noted)
+    far = LatentCache(served, shelf=str(tmp_path / "shelf"))
+    steps = order.steps(batches.pools(far, "clip", None, "train", 2, None), 0, 0)
+    expected: list[tuple[str, int]] = []
+    for step in (steps[i] for i in range(len(steps))):
+        for column in (far.rows(step.bucket).latents, far.rows(step.bucket).texts):
+            for row in step.rows:
+                path, start, size, _ = column.place(row)
+                expected += [(path, number) for number in range((start - 512) // 1000, (start + size - 1) // 1000 + 1)]
+    read = list(far.epoch("clip", batch=2, workers=1))
+    assert asked[: len(dict.fromkeys(expected))] == list(dict.fromkeys(expected))
+    assert len(asked) == len(set(asked)) and len(read) == len(steps)
+
+
+def test_an_answer_that_breaks_off_is_asked_for_again(made: tuple[Recipe, str], tmp_path: Path) -> None:
+    """The server promises a part and hangs up in its middle, once for each: the batches are those of the local cache."""
+    broken: set[str] = set()
+
+    class Breaks(Ranged):
+        def send_body(self, data: bytes) -> None:
+            key = f"{self.path} {self.headers['Range']}"
+            whole = key in broken or not self.path.endswith(".tar")
+            broken.add(key)
+            self.wfile.write(data if whole else data[: len(data) // 2])
+            self.close_connection = not whole
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Breaks, directory=made[1]))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    far = LatentCache(f"http://127.0.0.1:{server.server_port}", shelf=str(tmp_path))
+    for one, other in zip(LatentCache(made[1]).epoch("clip", batch=2), far.epoch("clip", batch=2), strict=True):
+        assert one.clip_ids == other.clip_ids and torch.equal(one.latent, other.latent)
+    server.shutdown()
+    assert sum(key.split()[0].endswith(".tar") for key in broken) > 3

@@ -67,8 +67,11 @@ def _fetched(
     held: deque[tuple[Sequence[MicroBatch], list[Any]]] = deque()
     try:
         for step in range(start, stop):
-            for micros in (steps(at) for at in range(step + len(held), min(step + FETCH_STEPS, stop))):
-                held.append((micros, [cache.fetch(one.bucket, one.shards) for one in micros]))
+            more = [steps(at) for at in range(step + len(held), min(step + FETCH_STEPS, stop))]
+            new = [[cache.fetch(one.bucket, one.shards, one.rows) for one in micros] for micros in more]
+            held.extend(zip(more, new))
+            for window in (window for windows in new for window in windows):
+                window.rest()  # behind what each of them needs
             yield held.popleft()
     finally:
         for window in (window for _, windows in held for window in windows):
