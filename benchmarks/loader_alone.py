@@ -16,14 +16,17 @@ from benchmarks import loader_data as data
 from benchmarks.loader_peers import ours
 from cache import index as tables
 
-MILLION, ROWS_A_SHARD, WAITED_STEPS = 1_000_000, 1000, 60
+MILLION, ROWS_A_SHARD, WAITED_STEPS, WAITED_S = 1_000_000, 1000, 60, 8
 
 
 def waiting(folder: Path, kind: data.Kind) -> float:
     """Share of time that a consumer waits who works `step_s` on each sample, after the first batch."""
     batches = iter(ours(str(folder / "dailies"), kind)(0, workers=2))
     next(batches)
-    waited, steps = 0.0, min(WAITED_STEPS, math.ceil(10 / (kind.step_s * kind.batch)), kind.count // kind.batch - 1)
+    waited, steps = (
+        0.0,
+        min(WAITED_STEPS, math.ceil(WAITED_S / (kind.step_s * kind.batch)), kind.count // kind.batch - 1),
+    )
     started = time.perf_counter()
     for _ in range(steps):
         before = time.perf_counter()
