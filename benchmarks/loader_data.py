@@ -40,8 +40,8 @@ class Kind(NamedTuple):
 
 KINDS = (
     Kind("image", Bucket(1, 256, 256), 1000, 16, 0.04),
-    Kind("video", Bucket(65, 256, 256, 24.0), 120, 4, 0.47),
-    Kind("large", Bucket(129, 720, 1280, 24.0), 8, 1, 10.0),
+    Kind("video", Bucket(65, 256, 256, 24.0), 240, 4, 0.47),
+    Kind("large", Bucket(129, 720, 1280, 24.0), 12, 1, 10.0),
 )
 
 

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from cache.columns import to_numpy
+from cache.columns import to_numpy, whole
 
 ID_CHARS = 16  # a clip id is 16 hex digits
 BLOCK = 1 << 14
 Ints = NDArray[np.int64]
 
 
-class Identities(NamedTuple):
-    """Of N samples: clip ids as the numbers that they are in hex (N,) uint64, start ticks (N,) int64."""
+class Identities:
+    """Of N samples: clip ids, as numbers (N,) uint64 or as the column of hex digits that they are in a table, and start
+    ticks (N,) int64."""
 
-    clips: NDArray[np.uint64]
-    ticks: Ints
+    def __init__(self, ids: NDArray[np.uint64] | pa.ChunkedArray, ticks: Ints):
+        self._ids, self.ticks = ids, ticks
+
+    @cached_property
+    def clips(self) -> NDArray[np.uint64]:
+        """As numbers."""
+        return self._ids if isinstance(self._ids, np.ndarray) else numbers(self._ids)
+
+    @cached_property
+    def words(self) -> NDArray[np.uint64]:
+        """As words (N, W) that are in order where the ids are: the digits as they are written, or the numbers."""
+        if isinstance(self._ids, np.ndarray):
+            return self._ids[:, None]
+        return characters(whole(self._ids)).astype(np.uint64).reshape(-1, ID_CHARS // 8)
 
     def chosen(self, mask: NDArray[np.bool_]) -> Identities:
         return self if mask.all() else Identities(self.clips[mask], self.ticks[mask])
@@ -27,7 +40,7 @@ class Identities(NamedTuple):
 
 def identities(table: pa.Table) -> Identities:
     """Of the columns clip_id and start_tick."""
-    return Identities(numbers(table["clip_id"]), to_numpy(table["start_tick"]).astype(np.int64, copy=False))
+    return Identities(table["clip_id"], to_numpy(table["start_tick"]).astype(np.int64, copy=False))
 
 
 def numbers(ids: pa.ChunkedArray | pa.Array) -> NDArray[np.uint64]:
@@ -63,10 +76,10 @@ def _numbers(raw: NDArray[np.uint64]) -> NDArray[np.uint64]:
 def find(held: Identities, wanted: Identities) -> Ints:
     """Where each wanted sample (M,) is among those held (N,); -1 for one that is not. Of equal ones the last is meant:
     a sample that was encoded again (another crop, say) lies in a later shard."""
-    if not len(held.clips):
-        return np.full(len(wanted.clips), -1)
-    if _ascending(held) and np.array_equal(held.clips, wanted.clips) and np.array_equal(held.ticks, wanted.ticks):
-        return np.arange(len(held.clips))  # every sample is wanted, and there is one of each
+    if not len(held.ticks):
+        return np.full(len(wanted.ticks), -1)
+    if np.array_equal(held.ticks, wanted.ticks) and np.array_equal(held.words, wanted.words) and _ascending(held):
+        return np.arange(len(held.ticks))  # every sample is wanted, and there is one of each
     order = np.lexsort((held.ticks, held.clips))  # stable: of equal ones the last stays last
     clips, ticks = held.clips[order], held.ticks[order]
     at = np.searchsorted(clips, wanted.clips, side="right") - 1
@@ -78,5 +91,9 @@ def find(held: Identities, wanted: Identities) -> Ints:
 
 def _ascending(held: Identities) -> bool:
     """Strictly, so that none is there twice."""
-    more, same = held.clips[1:] > held.clips[:-1], held.clips[1:] == held.clips[:-1]
-    return bool((more | (same & (held.ticks[1:] > held.ticks[:-1]))).all())
+    more = np.zeros(len(held.ticks) - 1, bool)
+    same = ~more
+    for column in (*held.words.T, held.ticks):
+        more |= same & (column[1:] > column[:-1])
+        same &= column[1:] == column[:-1]
+    return bool(more.all())

@@ -13,7 +13,7 @@ import torch
 
 from cache import index as tables
 from cache.buckets import Bucket
-from cache.columns import to_arrow, to_numpy, whole
+from cache.columns import coded, to_arrow, to_numpy, whole
 from cache.fingerprint import CacheError
 from cache.lookup import ID_CHARS, Identities, characters, identities
 from media import storage
@@ -130,16 +130,17 @@ class Column:
         self.shards, self.offsets, self.sizes, self.sums = (
             to_numpy(table[name]) for name in ("shard", "offset", "bytes", "xxh3")
         )
-        if len(table) and (np.any(np.diff(self.shards) < 0) or min(self.offsets.min(), self.sizes.min()) < 0):
+        firsts = np.concatenate([[0], np.flatnonzero(self.shards[1:] != self.shards[:-1]) + 1])[: len(table)]
+        if len(table) and (np.any(np.diff(self.shards[firsts]) <= 0) or min(self.offsets.min(), self.sizes.min()) < 0):
             raise CacheError(f"{path}: not an index of this cache; {REPAIR}")
-        firsts = np.flatnonzero(np.diff(self.shards, prepend=-1)) if len(table) else np.zeros(0, np.int64)
         ends = np.maximum.reduceat(self.offsets + self.sizes, firsts) if len(firsts) else firsts
-        stops = [*firsts[1:].tolist(), len(table)]
+        stops, prefix = [*firsts[1:].tolist(), len(table)], storage.join(folder, bucket, "")
+        codes, names = coded(table["tar"]) if text and len(table) else (self.shards, [])
         self.tars: dict[int, Tar] = {}
         for first, stop, end in zip(firsts.tolist(), stops, ends.tolist()):
             shard = int(self.shards[first])
-            name = table["tar"][first].as_py() if text else tables.shard_name(shard)
-            self.tars[shard] = Tar(storage.join(folder, bucket, name), first, stop, end)
+            name = names[codes[first]] if text else tables.shard_name(shard)
+            self.tars[shard] = Tar(prefix + name, first, stop, end)
 
     def place(self, row: int) -> tuple[str, int, int, int]:
         """(path of the tar, offset, bytes, checksum)."""
