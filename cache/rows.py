@@ -135,11 +135,11 @@ class Column:
             raise CacheError(f"{path}: not an index of this cache; {REPAIR}")
         ends = np.maximum.reduceat(self.offsets + self.sizes, firsts) if len(firsts) else firsts
         stops, prefix = [*firsts[1:].tolist(), len(table)], storage.join(folder, bucket, "")
-        codes, names = coded(table["tar"]) if text and len(table) else (self.shards, [])
+        codes, tars = coded(table["tar"]) if text and len(table) else (self.shards, [])
         self.tars: dict[int, Tar] = {}
         for first, stop, end in zip(firsts.tolist(), stops, ends.tolist()):
             shard = int(self.shards[first])
-            name = names[codes[first]] if text else tables.shard_name(shard)
+            name = tars[codes[first]] if text else tables.shard_name(shard)
             self.tars[shard] = Tar(prefix + name, first, stop, end)
 
     def place(self, row: int) -> tuple[str, int, int, int]:
