@@ -14,7 +14,7 @@ import av
 
 from curate.scan import Source, scan_video
 from curate.signals import SIGNALS
-from pipelines import Curate, Shots, Start
+from recipe_clips import Curate, Shots, Start  # and not `pipelines`: nothing else of a recipe is needed
 
 
 def measured(path: Path, threads: int = 2, everything: bool = True) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -23,7 +23,9 @@ from curate.signals.kinds import Clip, Record, Seen
 from curate.spans import CUT_KINDS, Edge, parts, usable, window
 from curate.waiting import SLOT_S, Waiting
 from media.decode import Frame
-from pipelines import Curate
+
+if TYPE_CHECKING:
+    from pipelines import Curate  # a scan is told its settings, and loads no recipes
 
 HASH_STEP_S = 0.25
 SLOTS = 128  # of the store that proxies are chosen from

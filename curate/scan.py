@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 
@@ -23,7 +23,9 @@ from curate.spans import Edge
 from curate.waiting import Line
 from media.decode import Frame, Video
 from media.probe import Probe, Unplayable, classify
-from pipelines import Curate
+
+if TYPE_CHECKING:
+    from pipelines import Curate  # a scan is told its settings, and loads no recipes
 
 BEAT_FRAMES, BEAT_S = 16, 2.0
 

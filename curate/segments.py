@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from fractions import Fraction
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from media.decode import Frame
-from pipelines import Curate
+
+if TYPE_CHECKING:
+    from pipelines import Curate  # a scan is told its settings, and loads no recipes
 
 WARM_UP_S = 10.0  # shots, the network's tiles included, and signals
 CONTAINERS = ("mov,mp4", "matroska,webm")  # can be entered anywhere, with true stamps

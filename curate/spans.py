@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from pipelines import Shots
+if TYPE_CHECKING:
+    from pipelines import Shots  # a scan is told its settings, and loads no recipes
+
 
 CUT_KINDS = frozenset({"cut", "fade", "dissolve", "resize"})
 
