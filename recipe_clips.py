@@ -18,7 +18,7 @@ SCORES: dict[str, str] = {
     "fps": "frames per second of the source",
     "aspect": "width / height",
     "sharpness": "Laplacian variance of luma at a 512 px long side, median over the clip",
-    "detail": "bits that a full-size picture holds, noise and sharpening left out",
+    "detail": "bits that a full-size picture holds, sharpening left out",
     "clarity": "probability in [0, 1] that the picture is not blurred (trained classifier)",
     "brightness": "mean luma in [0, 1]",
     "contrast": "standard deviation of luma in [0, 0.5]",

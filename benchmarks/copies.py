@@ -2,6 +2,7 @@
 
     python -m benchmarks.copies                     generated footage; real footage too where DAILIES_FOOTAGE names it
     python -m benchmarks.copies FOLDER [FOLDER...]  folders with truth.json (generated) or labels.json (real)
+    python -m benchmarks.copies --variants FOLDER   variants of a labelled folder's single-shot files (copy_variants.py)
 
 The footage is curated as ever, into a temporary workspace. Of a group of n clips that show the same, n - 1 should name
 a keeper among them (recall); whatever names a keeper outside its group is wrong (precision). In generated footage a
@@ -20,6 +21,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks import copy_variants
 from curate import pipeline
 from curate.tables import Tables
 from pipelines import Recipe, load
@@ -184,10 +186,12 @@ def show(rows: list[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="*", type=Path)
+    parser.add_argument("--variants", type=Path, help="folder with labels.json")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="dailies-footage-") as made:
-        folders = given.folders or _usual(Path(made, "generated"))
+        varied = [copy_variants.make(given.variants, Path(made, "variants"))] if given.variants else []
+        folders = [*given.folders, *varied] or _usual(Path(made, "generated"))
         rows = [row for folder in folders for row in measure(folder.resolve())]
     show(rows)
     if given.json:

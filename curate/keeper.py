@@ -2,7 +2,7 @@
 
 A copy's worth is counted in octaves, each twice as much as the one below, so that gains and losses of different kinds add up:
 the bits of its pictures (`signals.detail`) times the seconds of its take, less what lies over the scene. What the file spends
-decides between equals. Blur, noise, blocks and clipping cost bits already, so a measured quality is heard only where it differs
+decides between equals. Blur and coarse coding cost bits already, so a measured quality is heard only where it differs
 by more than what a reduction alone does to it: of one scene, quality at proxy size prefers the smaller copy.
 """
 
@@ -13,12 +13,12 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-SCORES = ("detail", "technical", "quality", "overlay", "text")
+SCORES = ("detail", "technical", "quality", "borders", "overlay", "text")
 # To halve the size of generated films cost 1.0 to 5.1 octaves of detail, and moved `technical` by -0.44 to +0.15; a tenth off the
 # sides moved it by 0.05, another encoder by 0.07.
 QUALITY_MARGIN = 0.2
 QUALITY_OCTAVES = 6.0  # for all of quality beyond the margin: 0.17 of it outweigh half the px
-MARKED_OCTAVES = 0.5  # for a mark of any size: it costs a training set more than the px below it
+MARKED_OCTAVES = 0.5  # for a mark or a bar of any size: it costs a training set more than the px below it
 COVERED_OCTAVES = 5.0  # for a picture all covered by marks or text
 SPENT_OCTAVES = 0.1  # for twice the bits per second
 EFFICIENCY = {
@@ -37,13 +37,13 @@ def octaves(clips: pa.Table, scores: pa.Table | None, hashes: np.ndarray) -> np.
     lengths. scores: clip_id with any of SCORES, of pixels (inside the crop) and of spent (bits per second, see `spent`).
     """
     ids = clips["clip_id"].to_pylist()
-    marked = np.nan_to_num(column(ids, scores, "overlay"))
-    covered = np.clip(marked + np.nan_to_num(column(ids, scores, "text")), 0, 1)
+    overlay, text, borders = (np.nan_to_num(column(ids, scores, name)) for name in ("overlay", "text", "borders"))
+    covered = np.clip(overlay + text, 0, 1)
     return (
         _bits(clips, scores)
         + np.log2(np.maximum(_seconds(clips, hashes), 1e-3))
         + SPENT_OCTAVES * _or_median(np.log2(np.maximum(column(ids, scores, "spent"), 1.0)))
-        - MARKED_OCTAVES * (marked > 0)
+        - MARKED_OCTAVES * ((overlay > 0) | (borders > 0))
         - COVERED_OCTAVES * covered
     )
 

@@ -79,6 +79,7 @@ def test_the_copy_that_holds_most_is_kept(originals: dict[str, Film]) -> None:
     assert scored(pixels=[10_000.0, 50_000.0, 60_000.0]) == {"a": "c", "b": "c"}, "bars are no picture"
     assert scored(detail=[9_000.0, 7_000.0, 8_000.0]) == {"b": "a", "c": "a"}, "b and c were enlarged"
     assert scored(detail=[2_000.0, 8_000.0, 9_000.0], overlay=[None, 0.0, 0.02]) == {"a": "b", "c": "b"}, "a logo"
+    assert scored(detail=[2_000.0, 8_000.0, 9_000.0], borders=[None, 0.0, 0.1]) == {"a": "b", "c": "b"}, "bars"
     assert scored(detail=[2_000.0, 8_000.0, 8_800.0], text=[0.0, 0.0, 0.05]) == {"a": "b", "c": "b"}, "subtitles"
     assert scored(spent=[1e5, 4e5, 5e5]) == {"a": "c", "b": "c"}
     taken = copy_films.tables({"a": film[:16], "b": film})
