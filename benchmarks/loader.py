@@ -98,6 +98,7 @@ def _kind(folder: Path, kind: data.Kind, rounds: int, all_ways: bool, port: int)
     _tell(f"{kind.name}: writing")
     there = [name for name in LOADERS if imported(name) and (name in FOLDERS or _written(folder, name, kind))]
     os.sync()  # what is not on the disk cannot be dropped
+    gc.freeze()  # what is imported: in every process that is forked a collection would touch, and so copy, all of it
     expected = _sums(((latent[None], states[None]) for _, latent, states in data.samples(kind)))
     for name in there:
         if (got := apart(lambda n=name: _sums(_open(n, folder, kind)(0)))) != expected:

@@ -57,7 +57,7 @@ class Ahead:
         self._closed = False
 
     def reached(self, i: int) -> None:
-        for _ in range(2):  # soon far ahead, and the first batch not held up by planning all that follow
+        for _ in range(2 if i else 1):  # soon far ahead, but the first batch comes before most of what follows it
             few = self._asked <= self._limit // 2 and len(self._coming) <= self._most // 2
             if self._next < self._count and (few or i >= self._next):
                 self._more()
