@@ -28,6 +28,7 @@ from media import storage
 OPEN_TARS = 256  # file descriptors are the limit
 AGAIN = 2  # times that a tar is read before it is mapped: a map costs more than it saves until it was read five times
 PIECE_BYTES = 1 << 19
+HINTS = hasattr(os, "posix_fadvise") and hasattr(os, "RWF_NOWAIT")  # Linux; elsewhere nothing is read ahead
 BLOCK_BYTES, NAME_BYTES = HEADER_BYTES, 100  # of a tar's header, the name comes first
 
 
@@ -102,10 +103,13 @@ class Opened:
 
     def will_need(self, at: int, size: int) -> None:
         """Have the system read bytes into the page cache, in its own time."""
-        os.posix_fadvise(self.file, at, size, os.POSIX_FADV_WILLNEED)
+        if HINTS:
+            os.posix_fadvise(self.file, at, size, os.POSIX_FADV_WILLNEED)
 
     def cached(self, at: int) -> bool:
-        """Whether the page cache has the byte at `at`: to read it would not wait."""
+        """Whether the page cache has the byte at `at`: to read it would not wait. True where the system takes no hints."""
+        if not HINTS:
+            return True
         try:
             return os.preadv(self.file, [bytearray(1)], at, os.RWF_NOWAIT) == 1
         except OSError:  # it would, or the file system does not say
