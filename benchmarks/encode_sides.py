@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import os
 import resource
 import shutil
 import time
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import torch
 import pipelines
 from cache import index as tables
 from cache.buckets import Bucket
-from cache.encode import Job, Networks, make_latents, sparing_threads
+from cache.encode import Job, Networks, make_latents
 from cache.members import unpack
 from cache.pixels import Crop
 from cache.plan import Item, Shard
@@ -39,21 +39,30 @@ class Watched:
 
     def __init__(self, encode: Any, device: str):
         self._encode, self.device, self.channels = encode, torch.device(device), 16
-        self.busy, self.first, self.last = 0.0, 0.0, 0.0
+        self.calls: list[tuple[float, float]] = []  # of all copies
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Watched:
+        other = Watched(copy.deepcopy(self._encode), str(self.device))
+        other.calls = self.calls
+        return other
 
     def encode(self, video: torch.Tensor) -> Any:
         started = time.perf_counter()
         found = self._encode(video)
         if self.device.type == "cuda":
             torch.cuda.synchronize()
-        self.last = time.perf_counter()
-        self.first = self.first or started
-        self.busy += self.last - started
+        self.calls.append((started, time.perf_counter()))
         return found
 
     @property
     def waits(self) -> float:
-        return 1 - self.busy / (self.last - self.first)
+        """Share of the time between the first and the last call in which no copy works."""
+        calls = sorted(self.calls)
+        busy, until = 0.0, calls[0][0]
+        for start, stop in calls:
+            busy += max(0.0, stop - max(start, until))
+            until = max(until, stop)
+        return 1 - busy / (until - calls[0][0])
 
 
 def measure(asked: argparse.Namespace) -> dict[str, Any]:
@@ -154,8 +163,7 @@ def _dailies(asked: argparse.Namespace, out: Path) -> dict[str, Any]:
     started, cpu_s = time.perf_counter(), time.process_time()
     if asked.device == "cpu":
         keep_freed_memory()
-    with sparing_threads() if asked.device == "cpu" else nullcontext():
-        make_latents(recipe, [job], Networks(vae), asked.workers, lambda bucket, count: None, lambda: False)  # type: ignore[arg-type]
+    make_latents(recipe, [job], Networks(vae), asked.workers, lambda bucket, count: None, lambda: False)  # type: ignore[arg-type]
     if state.counts() != (len(items), 0):
         raise SystemExit(f"samples made and failed: {state.counts()}")
     return _told(asked, started, cpu_s, vae)

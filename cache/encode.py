@@ -4,9 +4,9 @@ and appear whole."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, nullcontext
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 
 from cache.behind import Behind
 from cache.buckets import Bucket
+from cache.lanes import Lanes, Load
 from cache.members import pack
 from cache.plan import Item, Shard
 from cache.readers import Request, Result, read_ahead
@@ -56,7 +57,8 @@ def make_latents(recipe: Recipe, jobs: Sequence[Job], networks: Networks, worker
 
     workers: processes that read; with 0 everything happens in this one, one thing after the other: a decoder that shares
     a process with threads and much memory crashed now and then. done(bucket, samples) is called as samples are made.
-    After stopping() came true the shard at hand is finished.
+    After stopping() came true the shard at hand is finished. On a CPU several samples are encoded side by side: a latent's
+    bytes don't depend on it.
     """
     requests = [
         one for job in jobs for shard in job.shards for item in shard.items
@@ -65,25 +67,20 @@ def make_latents(recipe: Recipe, jobs: Sequence[Job], networks: Networks, worker
     with (
         closing(read_ahead(requests, min(workers, len(requests)), recipe.curate.stall_s)) as pixels,
         Behind(workers > 0) as behind,
+        Lanes(networks.vae) if workers and _on_cpu(networks.vae) else nullcontext() as lanes,
     ):
+        loads = (
+            Load(_pixels(job.bucket), _Group(job.bucket, items, _read(recipe, job.bucket, items, pixels)))
+            for job in jobs for shard in job.shards for items in _groups(job, shard, networks.vae)
+        )  # fmt: skip
+        encode = partial(_encoded, recipe, networks.seer)
+        made = lanes.run(encode, loads) if lanes else (encode(networks.vae, load.given) for load in loads)
         for job in jobs:
             for shard in job.shards:
                 if not stopping():
-                    made = _encoded(recipe, job.bucket, shard.items, networks, pixels)
-                    behind.feed(partial(_write_shard, job, shard, done), made)
+                    some = islice(made, len(_groups(job, shard, networks.vae)))
+                    behind.feed(partial(_write_shard, job, shard, done), chain.from_iterable(some))
             behind.feed(lambda nothing, state=job.state: state.save())
-
-
-@contextmanager
-def sparing_threads() -> Iterator[None]:
-    """A VAE on a CPU leaves one core to the readers: two threads that share a core with a reader wait for each other.
-    A latent's bytes don't depend on it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(max(1, before - 1))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _write_shard(job: Job, shard: Shard, done: Callable[[Bucket, int], None],
@@ -98,18 +95,33 @@ def _write_shard(job: Job, shard: Shard, done: Callable[[Bucket, int], None],
     job.state.add(shard.number, writer.places, writer.failed, writer.finite)
 
 
-def _encoded(recipe: Recipe, bucket: Bucket, items: Sequence[Item], networks: Networks,
-             pixels: Iterator[Result]) -> Iterator[tuple[Item, dict[str, torch.Tensor] | str]]:  # fmt: skip
+class _Group(NamedTuple):
+    """Samples of a bucket that are encoded together, and what was read of each, or why nothing was."""
+
+    bucket: Bucket
+    items: tuple[Item, ...]
+    read: list[Read | str]
+
+
+def _groups(job: Job, shard: Shard, vae: Vae) -> list[tuple[Item, ...]]:
+    size = batch_size(vae, job.bucket)
+    return [shard.items[at : at + size] for at in range(0, len(shard.items), size)]
+
+
+def _read(recipe: Recipe, bucket: Bucket, items: Sequence[Item], pixels: Iterator[Result]) -> list[Read | str]:
+    heard = hears(recipe, bucket)
+    return [_together(list(islice(pixels, 1 + heard))) for _ in items]
+
+
+def _encoded(recipe: Recipe, seer: ImageTokens | None, vae: Vae,
+             group: _Group) -> list[tuple[Item, dict[str, torch.Tensor] | str]]:  # fmt: skip
     """Each item with its tensors, or with the reason why it has none."""
-    left, heard = iter(items), hears(recipe, bucket)
-    while batch := list(islice(left, batch_size(networks.vae, bucket))):
-        read = [_together(list(islice(pixels, 1 + heard))) for _ in batch]
-        good = [(item, found) for item, found in zip(batch, read) if not isinstance(found, str)]
-        made = (
-            iter(tensors_of(recipe, bucket, [i for i, _ in good], [p for _, p in good], networks)) if good else iter(())
-        )
-        for item, found in zip(batch, read, strict=True):
-            yield item, found if isinstance(found, str) else next(made)
+    good = [(item, found) for item, found in zip(group.items, group.read, strict=True) if not isinstance(found, str)]
+    found = [one for _, one in good]
+    made = iter(
+        tensors_of(recipe, group.bucket, [item for item, _ in good], found, Networks(vae, seer)) if good else ()
+    )
+    return [(item, one if isinstance(one, str) else next(made)) for item, one in zip(group.items, group.read)]
 
 
 def hears(recipe: Recipe, bucket: Bucket) -> bool:
@@ -132,8 +144,15 @@ def _together(results: Sequence[Result]) -> Read | str:
 
 def batch_size(vae: Vae, bucket: Bucket) -> int:
     """One on a CPU: there a batch saves nothing, and a sample's bytes must not depend on its neighbours."""
-    on_cpu = torch.device(getattr(vae, "device", "cpu")).type == "cpu"
-    return 1 if on_cpu else max(1, BATCH_PIXELS // (bucket.frames * bucket.height * bucket.width))
+    return 1 if _on_cpu(vae) else max(1, BATCH_PIXELS // _pixels(bucket))
+
+
+def _on_cpu(vae: Vae) -> bool:
+    return torch.device(getattr(vae, "device", "cpu")).type == "cpu"
+
+
+def _pixels(bucket: Bucket) -> int:
+    return bucket.frames * bucket.height * bucket.width
 
 
 def tensors_of(recipe: Recipe, bucket: Bucket, items: Sequence[Item], read: Sequence[Read],

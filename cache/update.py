@@ -6,7 +6,6 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -17,7 +16,7 @@ from cache import index as tables
 from cache.black import write_black
 from cache.buckets import Bucket, Size
 from cache.crew import Crew
-from cache.encode import Job, Networks, make_latents, sparing_threads
+from cache.encode import Job, Networks, make_latents
 from cache.encode_text import TextCounts, TextWriter
 from cache.fingerprint import cache_folder, latent_settings, text_settings
 from cache.ledger import Placed, clips_of, feeding_sets, place, view_table
@@ -192,10 +191,9 @@ def _make(recipe: Recipe, options: Options, jobs: list[Job], stopping: Stopping,
     workers = options.workers if options.workers is not None else os.cpu_count() or 1
     if options.own_process and device.type == "cpu" and workers:
         keep_freed_memory()
-    with sparing_threads() if device.type == "cpu" and workers else nullcontext():
-        make_latents(
-            recipe, mine, networks, workers, lambda bucket, count: progress.add(count, bucket=bucket.name), stopping
-        )
+    make_latents(
+        recipe, mine, networks, workers, lambda bucket, count: progress.add(count, bucket=bucket.name), stopping
+    )
     progress.close()
 
 

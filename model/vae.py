@@ -7,6 +7,7 @@ after the first frame, 8 in space.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from functools import lru_cache
@@ -74,6 +75,13 @@ class Autoencoder:
         self.channels = int(self._settings["channels"])
         shift, scale = (torch.tensor(self._settings[name]).view(1, -1, 1, 1, 1) for name in ("shift", "scale"))
         self._shift, self._scale = shift.to(self.device), scale.to(self.device)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Autoencoder:
+        """One that can encode at the same time: its weights are the same memory, what it notes meanwhile is its own."""
+        other = copy.copy(self)
+        shared: dict[int, Any] = {id(one): one for one in (*self._vae.parameters(), *self._vae.buffers())}
+        other._vae = copy.deepcopy(self._vae, shared)
+        return other
 
     def settings(self) -> dict[str, Any]:
         return self._settings

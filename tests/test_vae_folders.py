@@ -1,11 +1,13 @@
 """diffusers VAE folders with random weights: latents are those of diffusers' own encode of the same pixels, scaled."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from cache.lanes import Lanes, Load
 from compat import mend_torchvision
 from model.codec import Codec
 from model.vae import load_vae, vae_settings
@@ -135,3 +137,18 @@ def test_the_codec_by_its_name() -> None:
     assert isinstance(vae, Codec) and vae.settings() == vae_settings("codec")
     mean, logvar = vae.encode(video(5))
     assert mean.shape == (1, 16, 2, 4, 6) and logvar is None
+
+
+def test_side_by_side_gives_the_same_bytes_of_the_same_weights(folder: Path) -> None:
+    """Wan's keeps frames of a clip in itself while it encodes."""
+    vae: Any = load_vae(str(folder))
+    videos = [video(frames) for frames in (9, 5, 9, 1, 13, 9)]
+    wanted = [vae.encode(one)[0] for one in videos]
+    held = [one.data_ptr() for one in vae._vae.parameters()]
+    assert [one.data_ptr() for one in copy.deepcopy(vae)._vae.parameters()] == held
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    with Lanes(vae) as two:
+        found = list(two.run(lambda one, video: one.encode(video)[0], [Load(one.numel(), one) for one in videos]))
+    torch.set_num_threads(before)
+    assert all(torch.equal(mine, one) for mine, one in zip(found, wanted, strict=True))
