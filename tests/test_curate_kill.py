@@ -52,8 +52,10 @@ def test_killed_at_ten_random_moments(
     """A run whose driver is killed is begun again over what it left; one that loses a worker goes on, and a new one begins."""
     expected, seconds = whole
     draw, hit, finished, round_ = random.Random(17), dict.fromkeys(VICTIMS[local], 0), 0, 0
-    for moment in range(10):
-        workspace = tmp_path / f"work-{round_}"
+    for moment in range(25):  # some come too late: the run has ended by then, or nobody is there to be killed
+        if sum(hit.values()) == 10:
+            break
+        workspace, started = tmp_path / f"work-{round_}", time.monotonic()
         process = begun(workspace, small, local)
         who = VICTIMS[local][moment % len(VICTIMS[local])]
         time.sleep(draw.uniform(0.2, 0.9 * seconds))
@@ -67,11 +69,12 @@ def test_killed_at_ten_random_moments(
         if process.returncode == 0:
             assert digest(workspace) == expected
             finished, round_ = finished + 1, round_ + 1
+            seconds = seconds if killed else min(seconds, time.monotonic() - started)
     last = tmp_path / f"work-{round_}"
     curate(last, small, local=local)
     assert digest(last) == expected
     assert not list(last.rglob(".unit-*")) and not list(last.rglob("*.part"))
-    assert sum(hit.values()) >= 7 and all(hit.values()) and finished >= 3, (hit, finished)
+    assert sum(hit.values()) == 10 and all(hit.values()) and finished >= 3, (hit, finished)
 
 
 def test_a_job_that_lost_its_worker_too_often_is_given_up_and_all_else_is_done(small: Path, tmp_path: Path) -> None:
