@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import resource
 import signal
 import socket
 import sys
@@ -223,15 +224,23 @@ def _who(text: str) -> str:
 
 
 def _dead_here(held: dict[str, Any]) -> bool:
-    if held["host"] != socket.gethostname():
-        return False
+    return held["host"] == socket.gethostname() and not runs(held["pid"])
+
+
+def peak_resident_bytes() -> float:
+    """The most memory that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1.0 if sys.platform == "darwin" else 1024.0)
+
+
+def runs(pid: int) -> bool:
+    """Whether this machine has such a process, be it another user's."""
     try:
-        os.kill(held["pid"], 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
-        return True
-    except PermissionError:
         return False
-    return False
+    except PermissionError:
+        pass
+    return True
 
 
 # ------------------------------------------------------------------------------------------------------------ progress

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import resource
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 from cache.ahead import available_bytes
+from commands import peak_resident_bytes
 
 MOST = 8  # lanes; where there are more cores, each has several
 MEMORY_SHARE = 0.5  # that all lanes together may take, of what is available at first
@@ -82,7 +82,7 @@ class Lanes:
         before = _resident_bytes()
         found = encode(self._vae, load.given)
         if self._bytes_per_pixel is None:
-            self._bytes_per_pixel = max(0.0, _peak_bytes() - before) / load.pixels
+            self._bytes_per_pixel = max(0.0, peak_resident_bytes() - before) / load.pixels
         return found
 
     def _in_lane(self, encode: Callable[[Any, Any], T], load: Load, threads: int) -> T:
@@ -94,15 +94,10 @@ class Lanes:
             self._copies.put(vae)
 
 
-def _peak_bytes() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024.0
-
-
 def _resident_bytes() -> float:
     """What this process holds; where the system does not say, the most that it held."""
     try:
         with open("/proc/self/statm", encoding="ascii") as words:
             return float(int(words.read().split()[1]) * resource.getpagesize())
     except OSError:
-        return _peak_bytes()
+        return peak_resident_bytes()

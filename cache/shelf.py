@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 from cache import ranges
+from commands import runs
 from media import storage
 
 STREAMS = 32  # requests at the same time
@@ -244,7 +245,7 @@ class Shelf:
         total = sum(one.stat().st_size for one in there)
         for one in there:
             owner = one.name.split(".")[-2] if one.name.endswith(".part") else ""
-            if (total > self._limit and not owner) or (owner.isdigit() and not _runs(int(owner))):
+            if (total > self._limit and not owner) or (owner.isdigit() and not runs(int(owner))):
                 total -= one.stat().st_size
                 storage.remove(one.path)
 
@@ -257,16 +258,6 @@ class Shelf:
             if not self._held[path] and fetch.idle:
                 total -= fetch.bytes
                 self._fetches.pop(path).remove()
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def _failed(part: Future[None]) -> bool:

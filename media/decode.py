@@ -308,4 +308,4 @@ class Video:
         return bool(size and self._read_to >= size - max(16384, 0.01 * size))
 
 
-__all__ = ["Clock", "Frame", "Unplayable", "Video", "fitted", "shrink"]
+__all__ = ["Frame", "Unplayable", "Video", "fitted", "shrink"]

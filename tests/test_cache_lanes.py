@@ -57,7 +57,7 @@ def test_results_keep_their_order_whichever_ends_first(threads: None) -> None:
 
 def test_no_more_go_side_by_side_than_memory_holds(threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lanes, "_resident_bytes", lambda: 0.0)
-    monkeypatch.setattr(lanes, "_peak_bytes", lambda: 1000.0)
+    monkeypatch.setattr(lanes, "peak_resident_bytes", lambda: 1000.0)
     monkeypatch.setattr(lanes, "available_bytes", lambda: 6000)
     with Lanes(slow := Slow()) as two:
         assert two.beside(1) == 1  # nothing is known yet

@@ -13,7 +13,8 @@ import av
 import numpy as np
 import pytest
 
-from media.decode import Clock, Video, fitted
+from media.clock import Clock
+from media.decode import Video, fitted
 from media.frames import fit, read_frames
 from media.probe import probe
 from media.still import read_still

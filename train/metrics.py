@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import time
 from collections import deque
@@ -16,6 +15,7 @@ from typing import Any, TextIO
 
 import torch
 
+from commands import peak_resident_bytes
 from train.distributed import World
 from train.gpus import known, peak_flops
 
@@ -77,11 +77,6 @@ def machine(world: World, precision: str, flop_s: float) -> dict[str, float]:
     told = {"memory_gb": round(torch.cuda.max_memory_allocated(world.device) / 1e9, 4)}
     gpu = known(torch.cuda.get_device_name(world.device))
     return told if gpu is None else told | {"mfu": round(flop_s / world.size / peak_flops(gpu, precision), 4)}
-
-
-def peak_resident_bytes() -> float:
-    """The most memory that this process has held."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1.0 if sys.platform == "darwin" else 1024.0)
 
 
 def _flat(record: dict[str, Any], above: str = "") -> list[tuple[str, float]]:

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import torch
 
 from cache.read import LatentCache
+from commands import peak_resident_bytes
 from pipelines import RecipeError
 from train import batch as batches
 from train.data import FeedPools
 from train.distributed import World
-from train.metrics import peak_resident_bytes
 from train.optim import Weights
 from train.plan import MicroBatch, Pool
 from train.step import sample_losses
