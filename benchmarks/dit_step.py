@@ -32,13 +32,15 @@ from model.sizes import SIZES
 SIZE: dict[str, Any] = SIZES["small"] | {"double_blocks": 2, "single_blocks": 4}
 PADDED = 256
 
-# name: latent (frames, height, width) and the captions' lengths in tokens, one a sample; batches are sorted by length.
+# name: latent (frames, height, width) and the captions' lengths in tokens, one a sample; plans put alike ones together.
 SHAPES: dict[str, tuple[tuple[int, int, int], tuple[int, ...]]] = {
     "1024 = 4 x 1x256x256": ((1, 32, 32), (88, 91, 97, 104)),
     "1280 = 17x256x256": ((5, 32, 32), (118,)),
     "2048 = 2 x 1x512x512": ((1, 64, 64), (84, 97)),
     "2304 = 33x256x256": ((9, 32, 32), (142,)),
+    "2560 = 2 x 17x256x256": ((5, 32, 32), (103, 118)),
     "4096 = 61x256x256": ((16, 32, 32), (97,)),
+    "4096 = 16 x 1x256x256": ((1, 32, 32), (62, 66, 69, 73, 75, 80, 82, 84, 88, 91, 97, 104, 110, 115, 122, 131)),
 }
 
 Batch = dict[str, Tensor]
