@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 
 from model.image_tokens import PROMPT, ImageSpec, ImageTokens
 from model.text import TextEncoder, TextSpec, load_spec
 from model.vae import Vae, load_vae
 from pipelines import Recipe, RecipeError
-
-
-def best_device(asked: str | None = None) -> torch.device:
-    """The one asked for, else cuda where there is one; of several GPUs the one that torchrun gave this process."""
-    kind = asked or ("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(kind, int(os.environ.get("LOCAL_RANK", "0"))) if kind == "cuda" else torch.device(kind)
 
 
 def vae_of(recipe: Recipe, device: torch.device | str = "cpu") -> Vae:

@@ -12,10 +12,11 @@ import torch
 from cache import index as tables
 from cache.buckets import Bucket
 from cache.encode import to_video
-from cache.networks import best_device, vae_of
+from cache.networks import vae_of
 from cache.pixels import Crop, read_pixels
 from cache.read import LatentCache
 from curate.tables import Tables
+from model.devices import best_device
 from pipelines import Recipe
 
 

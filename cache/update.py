@@ -20,13 +20,14 @@ from cache.encode import Job, Networks, make_latents
 from cache.encode_text import TextCounts, TextWriter
 from cache.fingerprint import cache_folder, latent_settings, text_settings
 from cache.ledger import Placed, clips_of, feeding_sets, place, view_table
-from cache.networks import best_device, image_tokens_of, text_of, vae_of
+from cache.networks import image_tokens_of, text_of, vae_of
 from cache.plan import extended, sample_bytes, shards
 from cache.speed import write_speed
 from cache.state import BucketState
 from compat import keep_freed_memory
 from curate.tables import Tables
 from media import storage
+from model.devices import best_device
 from pipelines import Recipe, RecipeError, fingerprint
 
 Say = Callable[[str], None]

@@ -117,7 +117,8 @@ def check_loss(tables: Tables) -> None:
         first = lost[0]
         raise TooMuchLost(
             f"{len(lost)} of {media.num_rows} media files failed, more than max_loss {limit:g}; "
-            f"the first: {first['path']}: {first['reason']}"
+            f"the first: {first['path']}: {first['reason']}; mend or replace them, leave one out with "
+            "`curate forget FILE`, or raise curate.max_loss"
         )
 
 

@@ -29,7 +29,13 @@ def find_weights(spec: str, what: str, *subfolders: str) -> Path:
             return folder
     if base.is_dir():
         raise MissingWeights(f"{what} {spec}: the folder has no config.json; give the folder that holds the weights")
-    raise MissingWeights(f"{what} {spec}: no such folder; put the weights there, or fetch them: hf download {spec}")
+    raise MissingWeights(f"{what} {spec}: no such folder; {_remedy(spec)}")
+
+
+def _remedy(spec: str) -> str:
+    if spec.count("/") == 1 and not spec.startswith(("/", ".", "~")):
+        return f"put the weights there, or fetch the model of that name: hf download {spec}"
+    return "put the weights there, or name a model of the hub that is on this machine (OWNER/NAME)"
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from model.devices import best_device
+
 CHUNK = 1 << 24  # numbers per all-reduce: small enough to overlap, large enough to fill the wire
 
 
@@ -32,16 +34,18 @@ class World(NamedTuple):
 
 @contextmanager
 def joined(device: str | None = None) -> Iterator[World]:
-    """This process's place among the others; alone when torchrun did not start it. device: cpu, cuda, None is best."""
-    kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    """This process's place among the others; alone when torchrun did not start it. device: cpu, cuda, None is best.
+
+    Raises NoDevice.
+    """
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    place = torch.device(kind, int(os.environ.get("LOCAL_RANK", "0"))) if kind == "cuda" else torch.device(kind)
-    if kind == "cuda":
+    place = best_device(device)
+    if place.type == "cuda":
         torch.cuda.set_device(place)
     if size == 1:
         yield World(0, 1, place)
         return
-    dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+    dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
     try:
         yield World(rank, size, place, dist.new_group(backend="gloo"))
     finally:

@@ -84,15 +84,15 @@ class _Studio:
     """A trained stage with its text encoder and VAE."""
 
     def __init__(self, recipe: pipelines.Recipe, stage: str, raw: bool, device: str | None):
-        import torch
 
+        from model.devices import best_device
         from model.text import load_text
         from model.vae import load_vae
         from train import stages, trained
 
         self.folder = stages.run_folder(recipe, stage)
         found = trained.trained(recipe, stage, raw)
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = best_device(device)
         self.widths = stages.widths_of(found.cache)
         self.model = trained.network(found, stage).to(self.device).eval()
         self.settings, self.images = found.cache, found.recipe.stages[stage].image_to_video

@@ -19,8 +19,9 @@ from torch.nn import functional as F
 
 import commands
 import pipelines
-from cache.networks import best_device, vae_of
+from cache.networks import vae_of
 from cache.read import LatentCache, Sample, open_cache
+from model.devices import best_device
 from model.sync import SIDE_PX, SILENT, STEPS, SyncPair, pair_loss
 from model.vae import Vae
 from train import stages

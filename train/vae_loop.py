@@ -15,6 +15,7 @@ from torch import Tensor
 
 from commands import Stop, hold
 from media.write import write_png
+from model.devices import best_device
 from model.discriminator import build_discriminator
 from model.perceptual import load_perceptual
 from model.vae_sizes import VAE_SIZES, build_vae
@@ -123,7 +124,7 @@ def _open(recipe: Recipe, name: str, stage: VaeStage, folder: RunFolder, device:
     for path, reason in listing.left_out:
         progress.tell(f"  left out: {path}: {reason}")
     last = stage.phases[-1]
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    chosen = best_device(device)
     judged_on = held_out(listing.holdout, last.frames, last.size)
     return Run(recipe, name, stage, listing, build(stage, chosen), folder, judged_on)
 
