@@ -134,3 +134,13 @@ def test_devices_are_known_by_their_names() -> None:
     assert known("NVIDIA H100 80GB HBM3") is GPUS["h100"] and known("NVIDIA H200") is GPUS["h200"]
     assert known("NVIDIA A100-SXM4-80GB") is GPUS["a100"] and known("NVIDIA GeForce RTX 4090") is GPUS["4090"]
     assert known("NVIDIA H100 PCIe") is GPUS["h100-pcie"] and known("cpu") is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gpu, gpus, stages", [("h200", 64, None), ("h100", 64, "256px"), ("h200", 8, "256px")])
+def test_the_shipped_recipe_fits_the_machines_that_it_names(gpu: str, gpus: int, stages: str | None, tmp_path: Path):
+    recipe = pipelines.load(None, "hunyuan", workspace=str(tmp_path))
+    for name in recipe.stages if stages is None else (one for one in recipe.stages if one.startswith(stages)):
+        used = min(gpus, recipe.stages[name].micro_batches)  # fine-tuning is shared out to 32 at most
+        found = forecasts.forecast(recipe, name, GPUS[gpu], used, 0.5)
+        assert not [(name, row.bucket, row.memory.total) for row in found.buckets if not row.fits]
