@@ -81,7 +81,8 @@ def latest(folder: str) -> Checkpoint | None:
         if fault is None:
             state = json.loads(storage.read_bytes(storage.join(path, "state.json")))
             return Checkpoint(path, int(state["step"]), state)
-        print(f"{path}: {fault}; set aside as {_set_aside(path)}", file=sys.stderr)
+        if (aside := _set_aside(path)) is not None:
+            print(f"{path}: {fault}; set aside as {aside}", file=sys.stderr)
     return None
 
 
@@ -242,11 +243,15 @@ def _rename(part: Path, path: str) -> None:
     os.rename(part, path)
 
 
-def _set_aside(path: str) -> str:
+def _set_aside(path: str) -> str | None:
+    """Where it lies now; None when another process of the run, which looks at the same time, has moved it."""
     aside = storage.join(os.path.dirname(path), f"broken-{storage.name(path)}")
     if storage.is_remote(path):
         return f"{path} itself (object stores rename nothing)"
     while os.path.exists(aside):
         aside += "x"
-    os.rename(path, aside)
+    try:
+        os.rename(path, aside)
+    except FileNotFoundError:
+        return None
     return aside

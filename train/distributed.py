@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -16,16 +17,19 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from model.devices import best_device
 
+PATIENCE = timedelta(days=7)  # while one process draws samples, merges a checkpoint or sends it to a store
 CHUNK = 1 << 24  # numbers per all-reduce: small enough to overlap, large enough to fill the wire
 
 
 class World(NamedTuple):
-    """aside: a gloo group of the same processes, for what talks beside the training (checkpoints); None when alone."""
+    """aside, waiting: gloo groups of the same processes, for what talks beside the training (checkpoints) and for those who
+    wait while one of them is at work; None when alone."""
 
     rank: int
     size: int
     device: torch.device
     aside: Any = None
+    waiting: Any = None
 
     @property
     def first(self) -> bool:
@@ -36,6 +40,8 @@ class World(NamedTuple):
 def joined(device: str | None = None) -> Iterator[World]:
     """This process's place among the others; alone when torchrun did not start it. device: cpu, cuda, None is best.
 
+    A process that leaves with an error takes no leave of the others: they may be in the middle of a sum that it will never
+    join, and nccl would wait for them until its time is up, the error unsaid. torchrun ends them when it has ended.
     Raises NoDevice.
     """
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
@@ -46,10 +52,9 @@ def joined(device: str | None = None) -> Iterator[World]:
         yield World(0, 1, place)
         return
     dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
-    try:
-        yield World(rank, size, place, dist.new_group(backend="gloo"))
-    finally:
-        dist.destroy_process_group()
+    groups = [dist.new_group(backend="gloo", timeout=PATIENCE) for _ in range(2)]
+    yield World(rank, size, place, *groups)
+    dist.destroy_process_group()
 
 
 def add_up(world: World, tensors: Sequence[Tensor]) -> None:
@@ -64,8 +69,9 @@ def add_up(world: World, tensors: Sequence[Tensor]) -> None:
 
 
 def barrier(world: World) -> None:
+    """Wait until all are here, however long one of them works alone: nccl gives up after ten minutes."""
     if world.size > 1:
-        dist.barrier()
+        dist.barrier(world.waiting)
 
 
 def _chunks(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:

@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from cache.buckets import Bucket
+from cache.networks import text_of
 from cache.read import LatentCache
 from compat import give_back_freed_memory
 from media import write
-from model.text import TextStates, load_text
+from model.text import TextStates
 from model.vae import load_vae
 from pipelines import Recipe, Stage
 from train import flow
@@ -48,7 +49,8 @@ class StageSamples:
         the cache was made with (benchmarks.sampling).
         """
         release(self.device)
-        vae = None if folder is None else load_vae(self.recipe.cache.vae, self.device, tiling=True)
+        chosen = self.recipe.cache
+        vae = None if folder is None else load_vae(chosen.vae, self.device, tiling=True, precision=chosen.precision)
         paths = []
         for name in dict.fromkeys(_commonest(feed) for feed in self.feeds):
             bucket = Bucket.parse(name)
@@ -76,26 +78,28 @@ class StageSamples:
     def _asked(self, bucket: Bucket) -> list[tuple[TextStates, Given | None]]:
         """Texts, and for clips of an image-to-video stage the first frames of clips of this bucket with theirs."""
         if self.stage.image_to_video is None or bucket.frames == 1:
-            return [(text, None) for text in self._texts]
+            return [(text, None) for text in self._texts[bucket.frames == 1]]
         pools = [pool for feed in self.feeds for pool in (*feed.val, *feed.train) if pool.bucket == bucket.name]
         rows = [int(row) for pool in pools for row in pool.rows][:PROMPTS]
         found = []
         for number, sample in enumerate(self.cache.read(bucket.name, rows)):
             given = validation_given(self.stage, bucket.name, [sample], self.cache)
-            texts = self._texts if self.stage.prompts else sample.texts
+            texts = self._texts[False] if self.stage.prompts else sample.texts
             text = texts[number % len(texts)] if self.stage.prompts else texts[0]
             found.append((text, given.to(self.device, torch.float32) if given else None))
         return found
 
     @cached_property
-    def _texts(self) -> list[TextStates]:
+    def _texts(self) -> dict[bool, list[TextStates]]:
+        """Of pictures (True) and of clips, read as the cache reads captions: an image may have a template of its own."""
         if self.stage.prompts:
-            chosen = self.recipe.cache
-            encoder = load_text(chosen.text, chosen.text_pooled, chosen.text_length, chosen.template, self.device)
-            return [TextStates(one.states.cpu(), one.pooled.cpu()) for one in encoder.encode(list(self.stage.prompts))]
+            encoder, prompts = text_of(self.recipe, self.device), list(self.stage.prompts)
+            return {picture: [TextStates(one.states.cpu(), one.pooled.cpu()) for one in encoder.encode(prompts, picture)]
+                    for picture in (True, False)}  # fmt: skip
         pools = [(feed.val or feed.train)[0] for feed in self.feeds]
         rows = [(pool.bucket, int(row)) for pool in pools for row in pool.rows[:PROMPTS]][:PROMPTS]
-        return [self.cache.read(bucket, [row])[0].texts[0] for bucket, row in rows]
+        found = [self.cache.read(bucket, [row])[0].texts[0] for bucket, row in rows]
+        return {True: found, False: found}
 
 
 def release(device: torch.device) -> None:

@@ -5,11 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
 import tempfile
 import time
+from contextlib import suppress
 from typing import Any
 
 from media import storage
+from pipelines import RecipeError
+
+LOCK = ".train.lock"  # what commands.hold puts there
+SEEN_S = 90.0  # after so long a network's file system tells everybody what one machine has written
 
 
 class RunFolder:
@@ -22,6 +28,18 @@ class RunFolder:
             name = f"dailies-{os.getuid()}-{hashlib.sha256(path.encode()).hexdigest()[:16]}"
             self.local = os.path.join(tempfile.gettempdir(), name)
             self._fetch()
+
+    def look(self, first: bool) -> None:
+        """Whether the first process, which holds the folder by now, holds this one. Raises RecipeError where the machines
+        do not share it: each would save its part of a checkpoint to itself, and none could be read back."""
+        until = time.monotonic() + SEEN_S
+        while not first and not storage.exists(storage.join(self.path, LOCK)):
+            if time.monotonic() > until:
+                raise RecipeError(
+                    f"{self.path}: on {socket.gethostname()} it is not the folder that the first process writes to; put "
+                    "the workspace where all machines reach it (a shared disk, s3://)"
+                )
+            time.sleep(min(1.0, SEEN_S / 10))
 
     def write_recipe(self, data: dict[str, Any]) -> None:
         text = json.dumps(data, indent=1) + "\n"
@@ -53,5 +71,6 @@ class RunFolder:
         there, here = storage.join(self.path, "metrics.jsonl"), os.path.join(self.local, "metrics.jsonl")
         if storage.exists(there):
             storage.get(there, here)
-        elif os.path.exists(here):
-            os.remove(here)
+        else:
+            with suppress(FileNotFoundError):  # the other processes of this machine do the same
+                os.remove(here)

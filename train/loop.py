@@ -80,6 +80,7 @@ def train_stage(recipe: Recipe, name: str, world: World, stop: Stop, options: Op
             if options.fresh:
                 folder.set_aside()
         barrier(world)
+        folder.look(world.first)
         progress = Progress(name, 0, stage.steps, options.as_json, sys.stdout)
         run = _open(recipe, name, world, cache, folder)
         start = _go_on(run, progress)

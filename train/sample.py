@@ -84,21 +84,22 @@ class _Studio:
     """A trained stage with its text encoder and VAE."""
 
     def __init__(self, recipe: pipelines.Recipe, stage: str, raw: bool, device: str | None):
-
+        from cache.networks import text_of
         from model.devices import best_device
-        from model.text import load_text
         from model.vae import load_vae
         from train import stages, trained
+        from train.optim import DTYPES
 
         self.folder = stages.run_folder(recipe, stage)
         found = trained.trained(recipe, stage, raw)
         self.device = best_device(device)
         self.widths = stages.widths_of(found.cache)
-        self.model = trained.network(found, stage).to(self.device).eval()
-        self.settings, self.images = found.cache, found.recipe.stages[stage].image_to_video
-        self.recipe, cache = found.recipe, found.recipe.cache
-        self.vae = load_vae(cache.vae, self.device, cache.tiling)
-        self.encoder = load_text(cache.text, cache.text_pooled, cache.text_length, cache.template, self.device)
+        used = found.recipe.stages[stage]
+        self.model = trained.network(found, stage).to(self.device, DTYPES[used.precision]).eval()
+        self.recipe, self.settings, self.images = found.recipe, found.cache, used.image_to_video
+        cache = found.recipe.cache  # tiles, whatever the cache was made with: a 720p clip in one piece takes 76 GB
+        self.vae = load_vae(cache.vae, self.device, tiling=True, precision=cache.precision)
+        self.encoder = text_of(found.recipe, self.device)
 
     def draw(
         self, prompt: str, number: int, shape: Shape, steps: int, guidance: float, rule: pipelines.Flow, solver: str,
@@ -113,7 +114,7 @@ class _Studio:
         given = None if first is None else self._given(first, frames)
         size = (channels, frames + (given.padded if given else 0), *sides)
         noise = generate.noise_of(seed, number, size)[None].to(self.device)
-        texts = self.encoder.encode([prompt])
+        texts = self.encoder.encode([prompt], image=shape.frames == 1)
         move = flow.shift_of(rule, bucket.tokens())
         return generate.pixels(
             self.vae, generate.latents(self.model, texts, noise, steps, guidance, move, solver, given)
@@ -121,10 +122,11 @@ class _Studio:
 
     def _given(self, first: Any, frames: int) -> Any:
         from cache.encode import to_video
+        from cache.networks import vae_of
         from train import conditions
 
         assert self.images is not None  # _moving saw to it
-        image = self.vae.encode(to_video(first[None, None]).to(self.device))[0]
+        image = vae_of(self.recipe, self.device).encode(to_video(first[None, None]).to(self.device))[0]
         given = conditions.give(self.images, image, frames, self.settings)
         return given._replace(seen=self._seen(first))
 

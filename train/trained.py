@@ -35,7 +35,8 @@ def trained(recipe: Recipe, stage: str, raw: bool = False) -> Trained:
     if found is None:
         raise RecipeError(f"{folder}: no checkpoint, run `python -m train.run --stage {stage}`")
     used = check(found.state["recipe"])
-    learnt = checkpoint.load(found)["model" if raw else "average"]
+    group = "model" if raw else "average"
+    learnt = checkpoint.load(found, (group,))[group]
     lora = used.stages[stage].lora
     if lora is None:
         return Trained(used, found.step, found.state["cache"], learnt, None, None)
@@ -48,12 +49,11 @@ def trained(recipe: Recipe, stage: str, raw: bool = False) -> Trained:
 def network(found: Trained, stage: str, adapted: bool = False) -> DiT:
     """The network with the trained weights, on the CPU. adapted: with the adapters apart, as they were trained."""
     images = found.recipe.stages[stage].image_to_video
-    model = stages.build(stages.size_of(found.recipe), stages.widths_of(found.cache), 0, images=images)
+    model = stages.build(stages.size_of(found.recipe), stages.widths_of(found.cache), 0, images=images, meta=True)
     lora = found.recipe.stages[stage].lora
     if not adapted or lora is None or found.base is None or found.adapters is None:
-        model.load_state_dict(found.weights)
+        model.load_state_dict(found.weights, assign=True)
         return model
-    model.load_state_dict(found.base)
     adapters.put_on(model, lora, 0)
-    model.load_state_dict(found.base | found.adapters)
+    model.load_state_dict(found.base | found.adapters, assign=True)
     return model

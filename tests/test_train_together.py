@@ -1,0 +1,61 @@
+"""Processes that train together while one of them is busy, looks at the wrong disk, or fails."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from tests.test_train_spread import launched
+from train import checkpoint
+from train.distributed import joined
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    """A run's folder with 41 checkpoints, of which the first one is whole; and what two processes told of it."""
+    folder = tmp_path_factory.mktemp("together")
+    for step in range(1, 42):
+        checkpoint.save(str(folder), step, {"model": {"a": torch.zeros(3)}}, {})
+    for one in sorted((folder / "checkpoints").iterdir())[1:]:
+        (one / "model.safetensors").write_bytes(b"")
+    lines = [json.loads(line) for line in launched(2, "spread_faults.py", str(folder)).splitlines()]
+    return folder, sorted(lines, key=lambda one: one["rank"])
+
+
+def test_one_may_work_alone_for_longer_than_a_sum_may_take(run) -> None:
+    """The first one draws samples, or sends a checkpoint to a store: longer than nccl's ten minutes."""
+    assert [one["patience"] for one in run[1]] == ["together", "together"]
+
+
+def test_all_look_for_the_newest_checkpoint_at_once(run) -> None:
+    folder, told = run
+    assert [one["broken"] for one in told] == [1, 1]
+    left = sorted(one.name for one in (folder / "checkpoints").iterdir())
+    assert left[-1] == "step-00000001" and len(left) == 41 and all(one.startswith("broken-") for one in left[:-1])
+
+
+def test_machines_without_a_common_disk_are_told_so(run) -> None:
+    first, second = (one["apart"] for one in run[1])
+    assert first == "shared" and "put the workspace where all machines reach it" in second
+
+
+def test_who_fails_does_not_wait_for_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Taking leave is a collective too: with nccl it would wait for those who are in the middle of a sum."""
+    for name, value in {"WORLD_SIZE": "1", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}.items():
+        monkeypatch.setenv(name, value)
+    left: list[str] = []
+    monkeypatch.setattr(dist, "init_process_group", lambda *_, **__: None)
+    monkeypatch.setattr(dist, "new_group", lambda *_, **__: None)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: left.append("left"))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with joined("cpu"):
+        pass
+    assert left == ["left"]
+    with pytest.raises(ValueError), joined("cpu"):
+        raise ValueError
+    assert left == ["left"]
