@@ -15,11 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
+from torch.distributed.fsdp import FSDPModule
 
 import commands
-from pipelines import RecipeError
-from train import checkpoint, folder
-from train.distributed import World, barrier, joined
+from cache.read import LatentCache, open_cache
+from pipelines import Recipe, RecipeError
+from tests import train_workspace
+from train import checkpoint, folder, network, stages
+from train.data import stage_pools
+from train.distributed import World, barrier, joined, local
+from train.memory import job_of, memory
+from train.optim import Weights
+from train.probe import probe
 
 
 def patience(world: World, _: Path) -> Any:
@@ -53,11 +60,49 @@ def apart(world: World, place: Path) -> Any:
     return "shared"
 
 
+def held(world: World, place: Path) -> Any:
+    """Bytes of gradients when the probe computes its second micro-batch, and when steps of two rounds do; and the plan's."""
+    recipe = train_workspace.recipe(place, {"shard": "full", "micro_batches": 4})
+    if world.first:
+        train_workspace.fill(recipe)
+    barrier(world)
+    cache, chosen = open_cache(recipe), recipe.stages["s"]
+    feeds = stage_pools(cache, chosen, stages.cost_of(recipe))
+    found = {"plan": memory(job_of(sized(recipe, cache), "none", "float32", shards=2, held=True), 1, 16, 8).gradients}
+    for reduce in ("step", "micro_batch"):
+        model, spread = network.of_stage(recipe, "s", world, cache.settings, str(place))
+        weights = Weights(model, chosen.model_copy(update={"reduce": reduce}), spread)
+        seen: list[int] = []
+        model.register_forward_pre_hook(lambda *_, model=model, seen=seen: seen.append(gradient_bytes(model)))
+        probe(weights, cache, feeds, world)
+        found[reduce] = seen[-1]
+    return found
+
+
+def sized(recipe: Recipe, cache: LatentCache) -> dict[str, Any]:
+    widths = stages.widths_of(cache.settings)
+    return stages.size_of(recipe) | {
+        "text_width": widths.text, "pooled_width": widths.pooled, "in_channels": widths.channels,
+        "out_channels": widths.channels,
+    }  # fmt: skip
+
+
+def gradient_bytes(model: Any) -> int:
+    """Of all gradients that this process holds: its parts, and whole ones that wait to be summed."""
+    groups = [one._get_fsdp_state()._fsdp_param_group for one in model.modules() if isinstance(one, FSDPModule)]
+    total = 0
+    for one in (one for group in groups for one in group.fsdp_params):
+        whole = getattr(one, "_unsharded_param", None)
+        for held in (one.unsharded_accumulated_grad, one.sharded_param.grad, None if whole is None else whole.grad):
+            total += 0 if held is None else local(held).nbytes
+    return total
+
+
 if __name__ == "__main__":
     dist.distributed_c10d.default_pg_timeout = timedelta(seconds=2.0)
     folder.SEEN_S = 1.0
     with joined("cpu") as world:
-        cases = (broken, apart, patience)
+        cases = (broken, apart, patience, held)
         told = {"rank": world.rank} | {case.__name__: case(world, Path(sys.argv[1])) for case in cases}
         sys.stdout.write(json.dumps(told) + "\n")  # in one piece: both write to one pipe
         barrier(world)

@@ -34,4 +34,6 @@ if __name__ == "__main__":
         if meta:
             network.begin(stages.build(SIZE, WIDTHS, 0, meta=True), 0, None, dict(model.named_parameters()))
         whole = sum(one.numel() * one.element_size() for one in model.parameters())
-        sys.stdout.write(json.dumps({"added": peak() - before, "whole": whole}) + "\n")  # in one piece: one pipe for both
+        sys.stdout.write(
+            json.dumps({"added": peak() - before, "whole": whole}) + "\n"
+        )  # in one piece: one pipe for both

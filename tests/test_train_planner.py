@@ -121,6 +121,19 @@ def test_what_cannot_fit_is_named_and_numbers_of_gpus_are_refused(folder, capsys
     assert "must be one of b200, h200" in capsys.readouterr().err
 
 
+def test_gradients_held_between_micro_batches_are_counted_whole(folder) -> None:
+    """FSDP2 sums them over the GPUs after the last of a step, unless the stage says otherwise."""
+
+    def gradients(gpus: int, *more: str) -> float:
+        recipe = pipelines.load(folder / "pipelines.yaml", None, ("stages.s.shard=full", *more))
+        return forecasts.forecast(recipe, "s", GPUS["h100"], gpus, 0.5).buckets[0].memory.gradients
+
+    whole = gradients(1)
+    assert gradients(4) == whole  # two micro-batches on each
+    assert gradients(4, "stages.s.reduce=micro_batch") == whole / 4
+    assert gradients(8) == whole / 8
+
+
 def test_seconds_are_operations_over_speed(folder) -> None:
     recipe = pipelines.load(folder / "pipelines.yaml")
     found = forecasts.forecast(recipe, "s", GPUS["h100"], 1, 0.5)

@@ -12,6 +12,7 @@ from train import stages
 from train.batch import Batch, padded
 from train.distributed import World
 from train.losses import velocity_loss
+from train.memory import TooLarge
 from train.optim import Weights, decay, learning_rate
 from train.plan import MicroBatch
 from train.step import NotFinite, sample_losses, train_step
@@ -196,3 +197,15 @@ def test_bfloat16_stays_in_its_band():
 if __name__ == "__main__":
     for precision in ("float32", "bfloat16"):
         print(precision, *(f"{old:.10f} -> {new:.10f}" for old, new in zip(GOLDEN, curve(precision))), sep="\n  ")
+
+
+def test_a_micro_batch_that_memory_does_not_hold_is_named_with_what_helps():
+    huge = batch(1, 0)._replace(
+        **{name: torch.zeros(1).expand(1, 4, 1, 1 << 22, 1 << 22) for name in ("data", "noise")}
+    )
+    trained = weights(shard="full")
+    before = {name: one.detach().clone() for name, one in trained.masters.items()}
+    wanted = r"bucket 1x32x32 \(1 samples of 4 tokens\) does not fit .*: full`, `reduce: micro_batch` or more GPUs"
+    with pytest.raises(TooLarge, match=wanted):
+        train_step(trained, [micro(1)], [0], [huge], ALONE, 0)
+    assert all(torch.equal(one, before[name]) for name, one in trained.masters.items())

@@ -72,7 +72,8 @@ def forecast(recipe: Recipe, name: str, gpu: Gpu, gpus: int, utilisation: float)
         parts = parts_of(stage.shard, gpus)
     except ValueError as error:
         raise RecipeError(f"stages.{name}: {error}") from None
-    job = job_of(size, stage.checkpointing, stage.precision, stage.lora, parts)
+    held = parts > 1 and stage.reduce == "step" and stage.micro_batches > gpus
+    job = job_of(size, stage.checkpointing, stage.precision, stage.lora, parts, held)
     rows = [_bucket(recipe, feed.set + " x " + feed.view, pool, stage, job, speed, gpu, source)
             for feed, some in zip(stage.feeds, pools) for pool in some]  # fmt: skip
     try:

@@ -22,12 +22,16 @@ from torch.utils._pytree import tree_leaves
 from model.dit import DiT
 from model.flops import parameters
 from model.lora import add_lora
-from pipelines import Lora
+from pipelines import Lora, Stage
 from train.optim import DTYPES
 
 POINTS = (1024, 4096)  # tokens at which a step is played; between and beyond them its memory is a straight line
 DATA_COPIES = 4  # of the video in float32 or wider: data, noise, their mixture, the target
 GATHERED = 2  # whole blocks that a rank of a sharded network holds: the one at work and the next
+
+
+class TooLarge(RuntimeError):
+    """A micro-batch that the device's memory does not hold. The message names its bucket and what helps."""
 
 
 class Memory(NamedTuple):
@@ -48,17 +52,22 @@ class Memory(NamedTuple):
 
 
 class Job(NamedTuple):
-    """What decides the memory of a step beside its bucket: a size as sorted pairs, and keys of the stage."""
+    """What decides the memory of a step beside its bucket: a size as sorted pairs, and keys of the stage. held: whether
+    gradients of several micro-batches are added up before they are summed over the processes of a spread network."""
 
     size: tuple[tuple[str, Any], ...]
     checkpointing: str
     precision: str
     lora: Lora | None = None
     shards: int = 1
+    held: bool = False
 
 
-def job_of(size: dict[str, Any], checkpointing: str, precision: str, lora: Lora | None = None, shards: int = 1) -> Job:
-    return Job(tuple(sorted(size.items())), checkpointing, precision, lora, shards)
+def job_of(
+    size: dict[str, Any], checkpointing: str, precision: str, lora: Lora | None = None, shards: int = 1,
+    held: bool = False,
+) -> Job:  # fmt: skip
+    return Job(tuple(sorted(size.items())), checkpointing, precision, lora, shards, held)
 
 
 def memory(job: Job, batch: int, tokens: int, text: int) -> Memory:
@@ -73,7 +82,7 @@ def memory(job: Job, batch: int, tokens: int, text: int) -> Memory:
     pixels = size["patch"][0] * size["patch"][1] * size["patch"][2] * size["in_channels"]
     return Memory(
         weights=(every * copies + trained * wide if copies else every * wide) / job.shards,
-        gradients=trained * (wide + copies) / job.shards,
+        gradients=trained * (wide + copies) / (1 if job.held else job.shards),  # held ones are whole, on every process
         optimiser=2 * trained * wide / job.shards,
         average=trained * wide / job.shards,
         gathered=0.0 if job.shards == 1 else GATHERED * _largest_block(size) * (narrow + wide),
@@ -81,6 +90,34 @@ def memory(job: Job, batch: int, tokens: int, text: int) -> Memory:
         workspace=peak - kept,
         data=batch * tokens * pixels * wide * DATA_COPIES + batch * text * size["text_width"] * 4,
     )
+
+
+def told_of(bucket: str, samples: int, tokens: int) -> str:
+    return f"{bucket} ({samples} samples of {tokens} tokens)"
+
+
+def help_of(stage: Stage) -> str:
+    """What needs less memory than the stage does now."""
+    less = ["fewer `tokens`"]
+    less += ["`checkpointing: full`"] if stage.checkpointing != "full" else []
+    less += ["`reduce: micro_batch`"] if stage.shard != "none" and stage.reduce == "step" else []
+    return f"{', '.join(less)} or more GPUs with `shard: full`"
+
+
+@contextmanager
+def fitting(bucket: str, stage: Stage) -> Iterator[None]:
+    """Inside, memory that is not there is told as TooLarge. bucket: as told_of tells it."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        words = str(error)
+        if (
+            not isinstance(error, (torch.OutOfMemoryError, MemoryError))
+            and "can't allocate memory" not in words.lower()
+        ):
+            raise
+        why = words.splitlines()[0] if words else "out of memory"
+        raise TooLarge(f"bucket {bucket} does not fit into memory ({why}); {help_of(stage)} help") from None
 
 
 # ------------------------------------------------------------------------------------------------------ playing a step

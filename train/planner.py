@@ -39,6 +39,7 @@ def main(
     settings = pipelines.load(config, recipe, tuple(overrides or ()), workspace=workspace)
     from train.forecast import forecast
     from train.gpus import GPUS
+    from train.memory import help_of
 
     if gpu not in GPUS:
         raise pipelines.RecipeError(f"--gpu: must be one of {', '.join(GPUS)}, got {gpu}")
@@ -52,8 +53,7 @@ def main(
         worst = max(bad, key=lambda row: row.memory.total)
         raise pipelines.RecipeError(
             f"{len(bad)} of {len(found.buckets)} buckets do not fit {GPUS[gpu].memory_bytes / 1e9:g} GB: {worst.bucket} "
-            f"needs {worst.memory.total / 1e9:.1f} GB on each of {gpus} GPUs; more GPUs, `checkpointing: full`, or "
-            f"fewer `tokens` help"
+            f"needs {worst.memory.total / 1e9:.1f} GB on each of {gpus} GPUs; {help_of(settings.stages[stage])} help"
         )
     return 0
 

@@ -13,6 +13,7 @@ from pipelines import RecipeError
 from train import batch as batches
 from train.data import FeedPools
 from train.distributed import World
+from train.memory import TooLarge, fitting, told_of
 from train.optim import Weights
 from train.plan import MicroBatch, Pool
 from train.step import sample_losses
@@ -39,18 +40,13 @@ def whole_micro_batch(feed: int, pool: Pool) -> MicroBatch:
 def probe(weights: Weights, cache: LatentCache, feeds: Sequence[FeedPools], world: World) -> str:
     """Try the dearest bucket; nothing is changed by it. Returns a line on what it took. Raises RecipeError."""
     feed, pool = dearest(feeds)
-    told = f"{pool.bucket} ({pool.batch} samples of {batches.tokens_of(pool.bucket)} tokens)"
+    told = told_of(pool.bucket, pool.batch, batches.tokens_of(pool.bucket))
     micro = whole_micro_batch(feed, pool)
     try:
-        with cache.fetch(micro.bucket, micro.shards):
+        with cache.fetch(micro.bucket, micro.shards), fitting(told, weights.stage):
             _try(weights, cache, micro, world)
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not _is_memory(error):
-            raise
-        raise RecipeError(
-            f"--probe: bucket {told} does not fit into memory ({str(error).splitlines()[0]}); fewer `tokens`, "
-            "`checkpointing: full` or more GPUs help"
-        ) from None
+    except TooLarge as error:
+        raise RecipeError(f"--probe: {error}") from None
     finally:
         weights.optimiser.zero_grad(set_to_none=True)
         weights.model.zero_grad(set_to_none=True)
@@ -63,15 +59,12 @@ def _try(weights: Weights, cache: LatentCache, micro: MicroBatch, world: World) 
     batch = batches.load(cache, weights.stage, micro).to(
         world.device, torch.promote_types(weights.dtype, torch.float32)
     )
-    for _ in range(2):
+    rounds = -(-weights.stage.micro_batches // world.size)
+    for turn in range(2):
+        weights.expect(last=turn == 1 or rounds == 1)  # gradients that are held between micro-batches are whole
         sample_losses(weights.model, batch, weights.stage.losses, weights.judges).sum().backward()
         weights.collect()
     del state
-
-
-def _is_memory(error: BaseException) -> bool:
-    words = str(error).lower()
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in words
 
 
 def _peak(world: World) -> float:

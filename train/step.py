@@ -20,6 +20,7 @@ from train.conditions import fed, shortened
 from train.decoded import Judges, decoded_losses
 from train.distributed import World, add_up
 from train.losses import velocity_loss
+from train.memory import fitting, told_of
 from train.optim import Weights
 from train.plan import MicroBatch
 
@@ -68,7 +69,7 @@ def train_step(
     """Update after `step` updates. mine: which of the step's micro-batches `batches` are, at least one.
 
     Every rank goes through the network equally often, because spread weights are gathered by all at once: one with
-    fewer micro-batches repeats its last, and counts it for nothing. Raises NotFinite before anything is changed.
+    fewer micro-batches repeats its last, and counts it for nothing. Raises NotFinite, TooLarge before anything is changed.
     """
     sizes = [len(one.rows) for one in micro]
     total, starts = sum(sizes), [sum(sizes[:i]) for i in range(len(sizes))]
@@ -77,11 +78,12 @@ def train_step(
     weight = (world.size if weights.spread else 1) / total  # FSDP averages over ranks: undone
     for turn in range(rounds):
         index, batch = mine[min(turn, len(mine) - 1)], batches[min(turn, len(mine) - 1)]
-        batch = batch.to(world.device, torch.promote_types(weights.dtype, torch.float32))
         weights.expect(last=turn == rounds - 1)
-        loss = sample_losses(weights.model, batch, weights.stage.losses, weights.judges)
-        (loss.sum() * (weight if turn < len(mine) else 0.0)).backward()
-        weights.collect()
+        with fitting(told_of(batch.bucket, len(batch.names), batch.tokens), weights.stage):
+            batch = batch.to(world.device, torch.promote_types(weights.dtype, torch.float32))
+            loss = sample_losses(weights.model, batch, weights.stage.losses, weights.judges)
+            (loss.sum() * (weight if turn < len(mine) else 0.0)).backward()
+            weights.collect()
         if turn < len(mine):
             place = slice(starts[index], starts[index] + sizes[index])
             seen[0, place], seen[1, place] = loss.detach().double().cpu(), batch.t.double().cpu()
