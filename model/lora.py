@@ -28,10 +28,14 @@ class LoraLinear(nn.Linear):
         kind = {"device": linear.weight.device, "dtype": linear.weight.dtype}
         self.lora_A = nn.Parameter(torch.empty(rank, linear.in_features, **kind))
         self.lora_B = nn.Parameter(torch.zeros(linear.out_features, rank, **kind))
-        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
+        _draw(self.lora_A)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, self.bias) + F.linear(F.linear(x, self.lora_A), self.lora_B) * self.scale
+
+
+def _draw(a: Tensor) -> Tensor:
+    return nn.init.kaiming_uniform_(a, a=math.sqrt(5))
 
 
 def add_lora(model: nn.Module, rank: int, alpha: float, targets: tuple[str, ...]) -> list[str]:
@@ -55,6 +59,13 @@ def add_lora(model: nn.Module, rank: int, alpha: float, targets: tuple[str, ...]
 
 def lora_layers(model: nn.Module) -> Iterator[tuple[str, LoraLinear]]:
     return ((name, layer) for name, layer in model.named_modules() if isinstance(layer, LoraLinear))
+
+
+def lora_starts(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """What add_lora gives the adapters, one after the other, on the CPU; of the model only shapes are looked at."""
+    for name, layer in lora_layers(model):
+        yield f"{name}.lora_A", _draw(torch.empty(layer.rank, layer.in_features))
+        yield f"{name}.lora_B", torch.zeros(layer.out_features, layer.rank)
 
 
 def lora_state(model: nn.Module) -> State:

@@ -23,10 +23,12 @@ from pipelines import Recipe, RecipeError
 from tests import train_workspace
 from train import checkpoint, folder, network, stages
 from train.data import stage_pools
-from train.distributed import World, barrier, joined, local
+from train.distributed import World, barrier, joined, local, whole
 from train.memory import job_of, memory
 from train.optim import Weights
 from train.probe import probe
+
+ADAPTED = {"lora": {"rank": 3, "alpha": 6.0, "targets": ["qkv", "linear1"]}, "seed": 5}
 
 
 def patience(world: World, _: Path) -> Any:
@@ -79,6 +81,15 @@ def held(world: World, place: Path) -> Any:
     return found
 
 
+def adapted(world: World, place: Path) -> Any:
+    """A network with adapters, cut up: every number summed, so that it can be compared with one that is whole."""
+    recipe = train_workspace.recipe(place, ADAPTED | {"shard": "full"})
+    settings = open_cache(recipe).settings
+    model, spread = network.of_stage(recipe, "s", world, settings, str(place / "runs" / "s"))
+    assert spread
+    return {name: float(whole(one.detach()).double().sum()) for name, one in model.named_parameters()}
+
+
 def sized(recipe: Recipe, cache: LatentCache) -> dict[str, Any]:
     widths = stages.widths_of(cache.settings)
     return stages.size_of(recipe) | {
@@ -92,8 +103,9 @@ def gradient_bytes(model: Any) -> int:
     groups = [one._get_fsdp_state()._fsdp_param_group for one in model.modules() if isinstance(one, FSDPModule)]
     total = 0
     for one in (one for group in groups for one in group.fsdp_params):
-        whole = getattr(one, "_unsharded_param", None)
-        for held in (one.unsharded_accumulated_grad, one.sharded_param.grad, None if whole is None else whole.grad):
+        gathered = getattr(one, "_unsharded_param", None)
+        later = None if gathered is None else gathered.grad
+        for held in (one.unsharded_accumulated_grad, one.sharded_param.grad, later):
             total += 0 if held is None else local(held).nbytes
     return total
 
@@ -102,7 +114,7 @@ if __name__ == "__main__":
     dist.distributed_c10d.default_pg_timeout = timedelta(seconds=2.0)
     folder.SEEN_S = 1.0
     with joined("cpu") as world:
-        cases = (broken, apart, patience, held)
+        cases = (broken, apart, patience, held, adapted)
         told = {"rank": world.rank} | {case.__name__: case(world, Path(sys.argv[1])) for case in cases}
         sys.stdout.write(json.dumps(told) + "\n")  # in one piece: both write to one pipe
         barrier(world)

@@ -15,7 +15,7 @@ import torch
 from media import storage
 from tests.spread_steps import CASES, COMPILED, run
 from tests.test_s3_store import store
-from train import checkpoint
+from train import adapters, checkpoint, stages
 from train.distributed import World, parts_of
 
 __all__ = ["store"]
@@ -79,13 +79,23 @@ def test_every_way_of_spreading_equals_one_process(tmp_path, processes):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_no_process_holds_the_whole_network():
-    """Of 0.4 GB each of two processes takes its half and a tensor at a time; made whole it would take all and its half."""
-    meta, whole = ([json.loads(line) for line in launched(2, "spread_memory.py", how).splitlines()]
-                   for how in ("meta", "whole"))  # fmt: skip
-    assert len(meta) == len(whole) == 2
+def test_no_process_holds_the_whole_network(tmp_path):
+    """Of 0.4 GB each of two processes takes its half and a tensor at a time; made whole it would take all and its half.
+    Under adapters too, whose frozen weights are mapped: pages of a file, which the system takes back."""
+    from tests import train_workspace
+    from tests.spread_memory import SIZE, WIDTHS
+
+    adapters.keep_base(
+        stages.run_folder(train_workspace.recipe(tmp_path), "s"), stages.build(SIZE, WIDTHS, 0).state_dict()
+    )
+    meta, whole, lora = ([json.loads(line) for line in launched(2, "spread_memory.py", how, str(tmp_path)).splitlines()]
+                         for how in ("meta", "whole", "lora"))  # fmt: skip
+    assert len(meta) == len(whole) == len(lora) == 2
     assert all(one["added"] > one["whole"] for one in whole)
     assert all(one["added"] < 0.7 * one["whole"] for one in meta)
+    assert all(
+        one["added"] < 1.4 * one["whole"] for one in lora
+    )  # its half, and at most the file: it was twice the whole
 
 
 @pytest.mark.slow

@@ -10,9 +10,13 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from cache.read import open_cache
+from pipelines import RecipeError
+from tests import train_workspace
+from tests.spread_faults import ADAPTED
 from tests.test_train_spread import launched
-from train import checkpoint
-from train.distributed import joined
+from train import adapters, checkpoint, network, stages
+from train.distributed import World, joined
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +53,33 @@ def test_gradients_that_wait_to_be_summed_are_whole_in_the_probe_and_in_the_plan
     for one in (one["held"] for one in run[1]):
         assert one["step"] == one["plan"]
         assert one["micro_batch"] == pytest.approx(one["plan"] / 2, rel=0.01)
+
+
+def test_adapters_on_a_network_that_no_process_holds_whole_begin_as_on_one(run, tmp_path: Path) -> None:
+    """Its frozen weights and the adapters' start are those of a network that is made, loaded and adapted in one piece."""
+    folder, told = run
+    recipe = train_workspace.recipe(folder, ADAPTED)
+    settings, stage = open_cache(recipe).settings, recipe.stages["s"]
+    plain = stages.build(stages.size_of(recipe), stages.widths_of(settings), stage.seed)
+    kept = adapters.base_of(str(folder / "runs" / "s"))
+    assert kept is not None and stage.lora is not None
+    assert all(torch.equal(one, kept[name]) for name, one in plain.state_dict().items()) and len(kept) > 50
+    adapters.put_on(plain, stage.lora, stage.seed)
+    wanted = {name: float(one.detach().double().sum()) for name, one in plain.named_parameters()}
+    assert [one["adapted"] for one in told] == [pytest.approx(wanted, rel=1e-12)] * 2
+
+    alone, spread = network.of_stage(
+        recipe, "s", World(0, 1, torch.device("cpu")), settings, str(folder / "runs" / "s")
+    )
+    assert not spread and all(torch.equal(one, dict(plain.named_parameters())[name])
+                              for name, one in alone.named_parameters())  # fmt: skip
+    assert {name for name, one in alone.named_parameters() if one.requires_grad} == {
+        name for name in wanted if name.endswith((".lora_A", ".lora_B"))
+    }
+
+    other = recipe.model_copy(update={"model": "small"})
+    with pytest.raises(RecipeError, match=r"weights of another network: .* is (missing|not known)"):
+        network.of_stage(other, "s", World(0, 1, torch.device("cpu")), settings, str(folder / "runs" / "s"))
 
 
 def test_who_fails_does_not_wait_for_the_others(monkeypatch: pytest.MonkeyPatch) -> None:

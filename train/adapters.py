@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from media import storage
-from model.lora import add_lora
+from model.lora import add_lora, lora_starts
 from pipelines import Lora, RecipeError
 
 State = dict[str, Tensor]
@@ -31,6 +32,14 @@ def put_on(model: nn.Module, lora: Lora, seed: int) -> None:
             add_lora(model, lora.rank, lora.alpha, lora.targets)
         except ValueError as error:
             raise RecipeError(str(error)) from None
+
+
+def begin(model: nn.Module, seed: int, put: Callable[[str, Tensor], None]) -> None:
+    """What put_on gives adapters, to the bit, handed to `put` one by one: for a network that has no numbers yet."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for name, one in lora_starts(model):
+            put(name, one)
 
 
 def merged(base: State, adapters: State, lora: Lora) -> State:

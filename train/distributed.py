@@ -111,8 +111,9 @@ def spread(model: nn.Module, blocks: Sequence[nn.Module], shard: str | int, dtyp
     wide = torch.promote_types(dtype, torch.float32)
     model.to(wide)
     parts = parts_of(shard, world.size)
+    meta = any(one.is_meta for one in model.parameters())
     if parts == 1:
-        model.to(world.device)
+        _ = model.to_empty(device=world.device) if meta else model.to(world.device)
         return False
     # Inputs keep their types: times and rotations are float32 whatever the blocks compute in.
     policy = MixedPrecisionPolicy(None if dtype == wide else dtype, reduce_dtype=wide, cast_forward_inputs=False)
@@ -121,7 +122,7 @@ def spread(model: nn.Module, blocks: Sequence[nn.Module], shard: str | int, dtyp
     for block in blocks:  # one after the other: a GPU never holds more than a block it has not yet cut up
         fully_shard(block, **settings)
     fully_shard(model, **settings)
-    if any(one.is_meta for one in model.parameters()):
+    if meta:
         model.to_empty(device=world.device)
     return True
 

@@ -6,7 +6,7 @@ as one process would, and keeps its part. What a process needs is then its part 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from model.dit import DiT, compile_blocks
 from model.dit_start import each_start, handing_on
-from pipelines import Recipe
+from pipelines import Recipe, RecipeError
 from train import adapters, distributed, stages
 from train.distributed import World, barrier
 from train.optim import DTYPES
@@ -23,20 +23,26 @@ from train.optim import DTYPES
 def of_stage(recipe: Recipe, name: str, world: World, settings: dict[str, Any], folder: str) -> tuple[DiT, bool]:
     """The stage's network, and whether it is spread. settings: of the cache; folder: of the run.
 
-    One that adapters are put on is whole on every process until it is cut up.
+    Raises RecipeError where adapters are to be put on weights of another network.
     """
     stage = recipe.stages[name]
-    meta = distributed.parts_of(stage.shard, world.size) > 1 and not stage.lora
+    meta = stage.lora is not None or distributed.parts_of(stage.shard, world.size) > 1
     make = partial(stages.build, stages.size_of(recipe), stages.widths_of(settings), stage.seed, stage.checkpointing,
                    stage.image_to_video, stage.start)  # fmt: skip
-    model = make(meta=meta)
+    model, frozen = make(meta=meta), None
     if stage.lora:
-        _adapt(model, recipe, name, world, folder)
+        frozen = _frozen(recipe, name, world, folder, make)
+        adapters.put_on(model, stage.lora, stage.seed)
     if stage.compile:
         compile_blocks(model)
     spread = distributed.spread(model, model.blocks(), stage.shard, DTYPES[stage.precision], world)
     if meta:
-        begin(make(meta=True), stage.seed, stage.start, dict(model.named_parameters()))
+        into = dict(model.named_parameters())
+        if frozen is None:
+            begin(make(meta=True), stage.seed, stage.start, into)
+        for key, one in (frozen or {}).items():
+            distributed.put(into, key, one)
+        adapters.begin(model, stage.seed, partial(distributed.put, into))
     return model, spread
 
 
@@ -50,15 +56,23 @@ def begin(blueprint: DiT, seed: int, start: str | None, into: Mapping[str, Tenso
                 put(name, one)
 
 
-def _adapt(model: DiT, recipe: Recipe, name: str, world: World, folder: str) -> None:
-    """Load what the adapters are put on, keep it in the run's folder, put them on."""
-    stage = recipe.stages[name]
+def _frozen(recipe: Recipe, name: str, world: World, folder: str, make: Callable[..., DiT]) -> dict[str, Tensor] | None:
+    """What the adapters are put on, mapped; kept in the run's folder. None is what begin() gives. make: the network."""
     frozen = stages.frozen_weights(recipe, name)
     if frozen is not None:
-        model.load_state_dict(frozen)
+        _refuse_others(make(meta=True), frozen, f"stages.{name}.start")
     barrier(world)  # all have looked whether it is kept
     if world.first and adapters.base_of(folder) is None:
-        adapters.keep_base(folder, model.state_dict())
+        held = make().state_dict() if frozen is None else {key: one.float() for key, one in frozen.items()}
+        adapters.keep_base(folder, held)
     barrier(world)
-    assert stage.lora is not None
-    adapters.put_on(model, stage.lora, stage.seed)
+    return frozen
+
+
+def _refuse_others(blueprint: DiT, weights: Mapping[str, Tensor], place: str) -> None:
+    wanted = {key: tuple(one.shape) for key, one in blueprint.named_parameters()}
+    found = {key: tuple(one.shape) for key, one in weights.items()}
+    if wrong := sorted(wanted.items() ^ found.items()):
+        told = ", ".join(f"{key} {shape} is {'missing' if wanted.get(key) == shape else 'not known'}"
+                         for key, shape in wrong[:4])  # fmt: skip
+        raise RecipeError(f"{place}: weights of another network: {told}")
