@@ -31,9 +31,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, 
     return folder, sorted(lines, key=lambda one: one["rank"])
 
 
-def test_one_may_work_alone_for_longer_than_a_sum_may_take(run) -> None:
+@pytest.mark.slow
+def test_one_may_work_alone_for_longer_than_a_sum_may_take(tmp_path: Path) -> None:
     """The first one draws samples, or sends a checkpoint to a store: longer than nccl's ten minutes."""
-    assert [one["patience"] for one in run[1]] == ["together", "together"]
+    lines = launched(2, "spread_faults.py", str(tmp_path), "patience").splitlines()
+    assert [json.loads(line)["patience"] for line in lines] == ["together", "together"]
 
 
 def test_all_look_for_the_newest_checkpoint_at_once(run) -> None:
