@@ -13,7 +13,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
@@ -34,7 +34,18 @@ GAP_BYTES = 1 << 17  # to read so little for nothing is cheaper than another req
 PIECE_BYTES = 1 << 19  # of a longer request Linux reads only the start
 PROBES = 8  # samples that are looked for in the page cache before many are asked for
 
-Part = tuple[str, Sequence[int]]  # a bucket, and rows of its index that are read together
+Part = tuple[str, Sequence[int]]  # a bucket, and rows of its index
+
+
+class Together(Protocol):
+    """Samples that are read together: rows of a bucket's index, and the shards they lie in."""
+
+    @property
+    def bucket(self) -> str: ...
+    @property
+    def rows(self) -> Sequence[int]: ...
+    @property
+    def shards(self) -> Sequence[int]: ...
 
 
 class Stretch(NamedTuple):
@@ -49,7 +60,7 @@ class Ahead:
     """Of batches that are read in order: batch(i) says what the next one holds and is called once for each, well before
     reached(i), which is called before it is read. Close it to stop its thread."""
 
-    def __init__(self, cache: LatentCache, batch: Callable[[int], Sequence[Part]], count: int, most: int = MOST):
+    def __init__(self, cache: LatentCache, batch: Callable[[int], Sequence[Together]], count: int, most: int = MOST):
         self._cache, self._batch, self._count, self._most = cache, batch, count, most
         self._limit = AHEAD_BYTES
         self._coming: deque[int] = deque()  # bytes of batches that were asked for and not reached
@@ -75,9 +86,9 @@ class Ahead:
         taken, last = 0, min(self._count, self._next + self._most - len(self._coming))
         while self._next < last and not (taken and (taken >= self._step or self._asked + taken >= self._limit)):
             parts = self._batch(self._next)
-            for bucket, some in parts:
-                rows.setdefault(bucket, []).extend(some)
-            self._coming.append(sum(round(len(some) * self._cache.rows(bucket).mean_bytes) for bucket, some in parts))
+            for one in parts:
+                rows.setdefault(one.bucket, []).extend(one.rows)
+            self._coming.append(sum(round(len(one.rows) * self._cache.rows(one.bucket).mean_bytes) for one in parts))
             self._next, taken = self._next + 1, taken + self._coming[-1]
         self._asked, self._step = self._asked + taken, min(4 * self._step, self._limit // 2)
         cold = [(bucket, some) for bucket, some in rows.items() if not self._there(bucket, some)]

@@ -6,10 +6,8 @@ threads read.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Generator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import closing
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -17,22 +15,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from cache.ahead import Ahead, Part
 from cache.buckets import Bucket
 from cache.columns import coded
 from cache.fingerprint import CacheError
 from cache.forgotten import forgotten_clips
 from cache.lookup import Identities, Ints, find, identities
 from cache.order import Pool, Step, Steps
-from cache.shelf import Window
 from cache.texts import Texts
+from cache.turns import Reach, read_ahead
 from model.text import TextStates
 
 if TYPE_CHECKING:
     from cache.read import LatentCache
 
-AHEAD = 8  # batches that are read ahead
-FETCH = 64  # batches whose shards are fetched ahead
+REACH = Reach(load=8, fetch=64)  # batches that are read ahead, and whose shards are fetched ahead
 
 
 class Sample(NamedTuple):
@@ -103,60 +99,9 @@ def _pools(
 def stream(cache: LatentCache, chosen: Steps, workers: int,
            load: Callable[[Step], Batch]) -> Generator[Batch]:  # fmt: skip
     """The batches of these steps in their order. Close it to stop its threads."""
-    with ExitStack() as left:
-        coming = left.enter_context(closing(_coming(cache, chosen)))
-        if workers == 0 and not cache.remote:
-            yield from (load(step) for step, _ in coming)
-            return
-        pool = left.enter_context(ThreadPoolExecutor(max(1, workers), thread_name_prefix="cache"))
-        reading: deque[tuple[Future[Batch], Window]] = deque()
-        left.callback(lambda: [(future.cancel(), window.close()) for future, window in reading])
-        for step, window in coming:
-            reading.append((pool.submit(load, step), window))
-            if len(reading) == AHEAD:
-                yield _taken(reading)
-        while reading:
-            yield _taken(reading)
-
-
-def _taken(reading: deque[tuple[Future[Batch], Window]]) -> Batch:
-    found = reading[0][0].result()
-    reading.popleft()[1].close()
-    return found
-
-
-def _coming(cache: LatentCache, chosen: Steps) -> Generator[tuple[Step, Window]]:
-    """Steps, and what keeps their shards on the shelf. Those of the steps after them are fetched meanwhile, or, where
-    they are files, the system is told of them."""
-    return _fetched(cache, chosen) if cache.remote else _told(cache, chosen)
-
-
-def _fetched(cache: LatentCache, chosen: Steps) -> Generator[tuple[Step, Window]]:
-    held: deque[tuple[Step, Window]] = deque()
-    try:
-        for at in range(len(chosen)):
-            more = [chosen[i] for i in range(at + len(held), min(at + FETCH, len(chosen)))]
-            held.extend((step, cache.fetch(step.bucket, step.shards, step.rows)) for step in more)
-            for _, window in list(held)[len(held) - len(more) :]:
-                window.rest()
-            yield held.popleft()
-    finally:
-        for _, window in held:
-            window.close()
-
-
-def _told(cache: LatentCache, chosen: Steps) -> Generator[tuple[Step, Window]]:
-    held: deque[Step] = deque()
-
-    def batch(i: int) -> list[Part]:
-        held.append(chosen[i])
-        return [(held[-1].bucket, held[-1].rows)]
-
-    with closing(Ahead(cache, batch, len(chosen))) as ahead:
-        for at in range(len(chosen)):
-            ahead.reached(at)
-            step = held.popleft()
-            yield step, cache.fetch(step.bucket, ())
+    with closing(read_ahead(cache, load, lambda i: (chosen[i],), range(len(chosen)), workers, REACH)) as turns:
+        for (batch,) in turns:
+            yield batch
 
 
 Weighted = tuple[pa.Table, np.ndarray]

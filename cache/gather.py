@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import xxhash
 
-from cache.blocks import room_for
+from cache.blocks import Kept, rooms_for
 from cache.fingerprint import CacheError
 from cache.finite import finite
 from cache.maps import BLOCK_BYTES, Maps, arrived, ends_before, member_name
@@ -28,13 +28,13 @@ HEAD_BYTES = 4096  # of a sample: its header and more
 
 class Layout(NamedTuple):
     """What the latents of a bucket have in common: their header, how many bytes follow it, and of each tensor, in the
-    order of the file, its name, one sample of it (on no device: only shape and dtype count), and where its bytes lie in
-    the member. packed: they lie one behind the other and nothing beside them, as our encoder writes them."""
+    order of the file, its name, shape and dtype, and where its bytes lie in the member. packed: they lie one behind the
+    other and nothing beside them, as our encoder writes them."""
 
     header: bytes
     bytes: int
     names: tuple[str, ...]
-    like: tuple[torch.Tensor, ...]
+    like: tuple[tuple[tuple[int, ...], torch.dtype], ...]
     places: tuple[tuple[int, int], ...]
     packed: bool
 
@@ -43,7 +43,9 @@ def looker(maps: Maps, chosen: Rows, check: str) -> Looker:
     return Looker(maps, chosen.latents, check != "never", check == "always", partial(settle, chosen))
 
 
-def latents(maps: Maps, chosen: Rows, rows: Sequence[int], clips: Sequence[str], check: str) -> dict[str, torch.Tensor]:
+def latents(
+    maps: Maps, chosen: Rows, rows: Sequence[int] | np.ndarray, clips: Sequence[str], check: str
+) -> dict[str, torch.Tensor]:
     """Tensors (B, ...) by name: latent, and whatever lies beside it. Raises CacheError."""
     look = looker(maps, chosen, check)
     return patiently(chosen.latents.bucket, lambda: _latents(chosen, look, look.places(rows, clips)))
@@ -53,28 +55,33 @@ def _latents(chosen: Rows, look: Looker, at: Places) -> dict[str, torch.Tensor]:
     if not at.rows:
         raise ValueError("a batch needs a row")
     layout = chosen.layout or _first(chosen, look, at)
-    count = len(at.rows)
-    made = [room_for((count, *one.shape), one.dtype) for one in layout.like]
     if not at.due and (maps := at.in_memory()) is not None:
-        _copied(layout, at, maps, [room for _, room in made])
-    else:
-        _read(chosen, look, layout, at, made)
+        return copied(layout, maps, at.starts)
+    made = _rooms(layout, len(at.rows))
+    _read(chosen, look, layout, at, made)
+    return _named(layout, made)
+
+
+def copied(layout: Layout, maps: Sequence[memoryview], starts: Sequence[int]) -> dict[str, torch.Tensor]:
+    """Samples that were looked at, out of maps that hold them, from these numbers on."""
+    made = _rooms(layout, len(starts))
+    for (_, room), (begin, end) in zip(made, layout.places):
+        size, put = end - begin, 0
+        for data, start in zip(maps, starts):
+            start += begin
+            room[put : (put := put + size)] = data[start : start + size]
+    return _named(layout, made)
+
+
+def _rooms(layout: Layout, count: int) -> list[Kept]:
+    return rooms_for([((count, *shape), dtype) for shape, dtype in layout.like])
+
+
+def _named(layout: Layout, made: Sequence[Kept]) -> dict[str, torch.Tensor]:
     return {name: tensor for name, (tensor, _) in zip(layout.names, made)}
 
 
-def _copied(layout: Layout, at: Places, maps: Sequence[memoryview], rooms: Sequence[memoryview]) -> None:
-    """Samples that were looked at, out of the maps of their tars."""
-    for room, (begin, end) in zip(rooms, layout.places):
-        size, put = end - begin, 0
-        for data, start in zip(maps, at.starts):
-            start += begin
-            room[put : put + size] = data[start : start + size]
-            put += size
-
-
-def _read(
-    chosen: Rows, look: Looker, layout: Layout, at: Places, made: Sequence[tuple[torch.Tensor, memoryview]]
-) -> None:
+def _read(chosen: Rows, look: Looker, layout: Layout, at: Places, made: Sequence[Kept]) -> None:
     """Samples of which some are due, or whose tars have no maps."""
     sizes = [end - begin for begin, end in layout.places]
     rooms = list(zip(*[_cut(room, size, len(at.rows)) for (_, room), size in zip(made, sizes)]))  # for each sample
@@ -94,8 +101,9 @@ def _cut(room: memoryview, size: int, count: int) -> list[memoryview]:
 
 def _again(look: Looker, header: int, at: Places, rooms: Sequence[Sequence[memoryview]]) -> None:
     """Samples that were looked at, to their place: out of the map of a tar that has one."""
-    for i, (tar, data, start, stop, room) in enumerate(zip(at.tars, at.maps(), at.starts, at.stops, rooms)):
-        if data is None or stop > tar.size:
+    for i, (data, start, stop, room) in enumerate(zip(at.maps(), at.starts, at.stops, rooms)):
+        if data is None:
+            tar = at.tar(i)
             if not tar.read(room, start + header, stop - start - header):
                 raise ends_before(look.column, at.rows[i], tar.size)
             continue
@@ -109,9 +117,8 @@ def _fresh(chosen: Rows, look: Looker, layout: Layout, at: Places, rooms: Sequen
     is cheaper to ask of all at once."""
     head = memoryview(bytearray(BLOCK_BYTES + len(layout.header)))
     size, sums, known = len(head) + layout.bytes, look.column.sums[at.rows].tolist(), xxhash.xxh3_64(layout.header)
-    for i, (row, clip, tar, start, stop, room) in enumerate(
-        zip(at.rows, at.clips, at.tars, at.starts, at.stops, rooms)
-    ):
+    for i, (row, clip, start, stop, room) in enumerate(zip(at.rows, at.clips, at.starts, at.stops, rooms)):
+        tar = at.tar(i)
         arrived(tar, look.column, row, start, stop)
         plain = layout.packed and look.sums and stop - start + BLOCK_BYTES == size and start >= BLOCK_BYTES
         if plain and tar.read_summed(room, start - BLOCK_BYTES, digest := known.copy(), head):
@@ -130,8 +137,8 @@ def settle(chosen: Rows, row: int, data: memoryview) -> int:
     layout = chosen.layout
     if layout is None or data[: len(layout.header)] != layout.header:
         layout = _layout(chosen, row, data)
-    for name, like, (begin, end) in zip(layout.names, layout.like, layout.places):
-        if not finite(np.frombuffer(data[begin:end], np.uint8), like.dtype):
+    for name, (_, dtype), (begin, end) in zip(layout.names, layout.like, layout.places):
+        if not finite(np.frombuffer(data[begin:end], np.uint8), dtype):
             raise CacheError(f"{chosen.latents.name(row)}: {name} holds NaN or infinity; {REPAIR}")
     return 1
 
@@ -167,7 +174,7 @@ def _described(chosen: Rows, row: int, header: bytes, size: int) -> Layout:
     checked(chosen, row, {name: torch.empty(shape, dtype=dtype, device="meta") for name, dtype, shape, _, _ in parts})
     found = sorted((at, at + count * dtype.itemsize, name, dtype, shape) for name, dtype, shape, count, at in parts)
     names = tuple(name for _, _, name, _, _ in found)
-    like = tuple(torch.empty(shape, dtype=dtype, device="meta") for _, _, _, dtype, shape in found)
+    like = tuple((tuple(shape), dtype) for _, _, _, dtype, shape in found)
     places = tuple((len(header) + begin, len(header) + end) for begin, end, _, _, _ in found)
     packed = [len(header), *(end for _, end in places)] == [*(begin for begin, _ in places), size]
     return Layout(header, size - len(header), names, like, places, packed)

@@ -36,11 +36,12 @@ class Opened:
     """A tar. looked[row - first]: 0 where nobody has looked at the sample yet, else a number that whoever looked at it
     remembers it by. Closed when nobody holds it any more."""
 
-    __slots__ = ("__weakref__", "_map", "fetch", "file", "first", "looked", "size", "taken", "used")
+    __slots__ = ("__weakref__", "_map", "_whole", "fetch", "file", "first", "looked", "size", "taken", "used")
 
     def __init__(self, file: int, tar: Tar, fetch: Fetch | None):
         self.file, self.fetch, self.first = file, fetch, tar.first
         self.size = os.fstat(file).st_size
+        self._whole = self.size >= tar.bytes
         self.looked = array("H", bytes(2 * (tar.stop - tar.first)))
         self.used, self.taken = 0, 0
         self._map: memoryview | None = None
@@ -57,8 +58,8 @@ class Opened:
 
     def mapped(self) -> memoryview | None:
         """The map of a tar that was read often enough, for copies at once: who touches a map behind the end of its file
-        is killed, so the file's size is asked for each time. None: read."""
-        if self.fetch is not None or self.taken <= AGAIN * self.size:
+        is killed, so the file's size is asked for each time. None: read, also one that never had all that the index says."""
+        if self.fetch is not None or self.taken <= AGAIN * self.size or not self._whole:
             return None
         return self.map if os.lseek(self.file, 0, os.SEEK_END) >= self.size else None  # a third of what fstat takes
 

@@ -6,6 +6,7 @@ time, whatever the size of the cache. It is the rule of the trainer's plan, for 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple, overload
@@ -93,7 +94,7 @@ class Order:
         edges = np.concatenate([[0], np.cumsum(counts)])[firsts]
         self._starts, self._stops = edges[:-1], edges[1:]
         sizes = np.bincount(self._windows, weights=self._stops - self._starts).astype(np.int64)
-        self._edges = np.concatenate([[0], np.cumsum(sizes)])
+        self._edges: list[int] = [0, *np.cumsum(sizes).tolist()]
         self._positions = np.repeat(np.arange(len(counts)), counts)
         self._random = generator.random(len(self._positions))
         self._sorted: OrderedDict[int, Ints] = OrderedDict()
@@ -103,7 +104,9 @@ class Order:
 
     def __getitem__(self, cut: slice) -> Ints:
         start, stop, _ = cut.indices(len(self))
-        first, last = np.searchsorted(self._edges, [start, stop - 1], side="right") - 1
+        first, last = (bisect_right(self._edges, at) - 1 for at in (start, stop - 1))
+        if first == last and start < stop:
+            return self._window(first)[start - self._edges[first] : stop - self._edges[first]]
         parts = [self._window(at) for at in range(first, last + 1)] if start < stop else []
         return np.concatenate(parts)[start - self._edges[first] :][: stop - start] if parts else np.zeros(0, np.int64)
 

@@ -21,33 +21,35 @@ Made = TypeVar("Made")
 
 
 class Places(NamedTuple):
-    """Sample i is row rows[i] of an index, of clip clips[i], and bytes [starts[i], stops[i]) of tars[i]; numbers[i]: what
-    it was remembered by when it was looked at, 0: never; due: those to look at. Lists of numbers: an object for each
-    sample would take longer than to read it."""
+    """Sample i is row rows[i] of an index, of clip clips[i], and bytes [starts[i], stops[i]) of tar(i), which is
+    opened[shards[i]]; numbers[i]: what it was remembered by when it was looked at, 0: never; due: those to look at. Lists
+    of numbers: an object for each sample would take longer than to read it."""
 
     rows: list[int]
     clips: Sequence[str]
-    tars: list[Opened]
+    shards: list[int]
+    opened: dict[int, Opened]
     starts: list[int]
     stops: list[int]
     numbers: list[int]
     due: list[int]
 
+    def tar(self, i: int) -> Opened:
+        return self.opened[self.shards[i]]
+
     def looked(self, i: int, number: int = 1) -> None:
-        tar = self.tars[i]
+        tar = self.tar(i)
         self.numbers[i] = tar.looked[self.rows[i] - tar.first] = number
 
     def maps(self) -> list[memoryview | None]:
         """Of each sample's tar the map, where it is worth having."""
-        found = {id(tar): tar.mapped() for tar in {id(tar): tar for tar in self.tars}.values()}
-        return [found[id(tar)] for tar in self.tars]
+        found = {shard: tar.mapped() for shard, tar in self.opened.items()}
+        return [found[shard] for shard in self.shards]
 
     def in_memory(self) -> list[memoryview] | None:
-        """The map of each sample's tar; None if one of them has none worth having, or ends too early."""
+        """The map of each sample's tar; None if one of them has none worth having."""
         found = self.maps()
-        if None in found or any(stop > tar.size for stop, tar in zip(self.stops, self.tars)):
-            return None
-        return found  # type: ignore[return-value] (none is None)
+        return None if None in found else found  # type: ignore[return-value] (none is None)
 
 
 class Looker(NamedTuple):
@@ -59,25 +61,28 @@ class Looker(NamedTuple):
     always: bool
     inspect: Inspect
 
-    def places(self, rows: Sequence[int], clips: Sequence[str]) -> Places:
+    def places(self, rows: Sequence[int] | np.ndarray, clips: Sequence[str]) -> Places:
         """rows: some of the index. Raises CacheError for a tar that is missing."""
         column, at = self.column, np.asarray(rows, np.int64)
         shards, starts, sizes = column.shards[at].tolist(), column.offsets[at], column.sizes[at]
         opened = {shard: self.maps.tar(column, shard) for shard in set(shards)}
-        mine, tars = at.tolist(), [opened[shard] for shard in shards]
-        numbers = [tar.looked[row - tar.first] for row, tar in zip(mine, tars)]
-        due = (
-            [i for i, number in enumerate(numbers) if self.always or not number] if self.always or 0 in numbers else []
-        )
-        found = Places(mine, clips, tars, starts.tolist(), (starts + sizes).tolist(), numbers, due)
-        if any(tar.fetch is not None and not tar.fetch.here for tar in opened.values()):
-            _ask(found)
+        mine = at.tolist()
+        numbers = [(tar := opened[shard]).looked[row - tar.first] for row, shard in zip(mine, shards)]
+        due: list[int] = []
+        if self.always or 0 in numbers:
+            due = [i for i, number in enumerate(numbers) if self.always or not number]
+        found = Places(mine, clips, shards, opened, starts.tolist(), (starts + sizes).tolist(), numbers, due)
+        for tar in opened.values():
+            if tar.fetch is not None and not tar.fetch.here:
+                _ask(found)
+                break
         return found
 
     def views(self, at: Places) -> Iterator[memoryview]:
         """Bytes of samples in the map."""
         due = set(at.due)
-        for i, (row, tar, start, stop) in enumerate(zip(at.rows, at.tars, at.starts, at.stops)):
+        for i, (row, start, stop) in enumerate(zip(at.rows, at.starts, at.stops)):
+            tar = at.tar(i)
             arrived(tar, self.column, row, start, stop)
             if stop > tar.size:
                 raise ends_before(self.column, row, tar.size)
@@ -94,16 +99,16 @@ class Looker(NamedTuple):
     def head(self, at: Places, i: int, size: int) -> memoryview:
         """The tar's header before sample i and its first `size` bytes or all it has, not looked at."""
         start, stop = at.starts[i], min(at.stops[i], at.starts[i] + size)
-        arrived(at.tars[i], self.column, at.rows[i], start, stop)
-        before = min(BLOCK_BYTES, start)
+        tar, before = at.tar(i), min(BLOCK_BYTES, start)
+        arrived(tar, self.column, at.rows[i], start, stop)
         found = memoryview(bytearray(before + stop - start))
-        if not at.tars[i].read((found,), start - before, len(found)):
-            raise ends_before(self.column, at.rows[i], at.tars[i].size)
+        if not tar.read((found,), start - before, len(found)):
+            raise ends_before(self.column, at.rows[i], tar.size)
         return found
 
     def read(self, at: Places, i: int, into: memoryview | None = None) -> memoryview:
         """Bytes of sample i, read and looked at. into: room for them and for the tar's header before them."""
-        row, tar, start, stop = at.rows[i], at.tars[i], at.starts[i], at.stops[i]
+        row, tar, start, stop = at.rows[i], at.tar(i), at.starts[i], at.stops[i]
         before = min(BLOCK_BYTES, start)
         block = into if into is not None and before == BLOCK_BYTES else memoryview(bytearray(before + stop - start))
         arrived(tar, self.column, row, start, stop)
@@ -115,7 +120,7 @@ class Looker(NamedTuple):
 
     def look(self, at: Places, i: int, head: bytes, data: memoryview) -> None:
         """All that is due for a sample at once, while its bytes are in the processor's cache. Raises CacheError."""
-        row, tar = at.rows[i], at.tars[i]
+        row, tar = at.rows[i], at.tar(i)
         try:
             look(self.column, row, at.clips[i], head, data, self.sums)
             number = self.inspect(row, data)
@@ -138,6 +143,7 @@ def patiently(bucket: str, make: Callable[[], Made]) -> Made:
 
 def _ask(at: Places) -> None:
     """Ask for all of a batch at once, before the first of it is waited for."""
-    for tar, start, stop in zip(at.tars, at.starts, at.stops):
-        if tar.fetch is not None and not tar.fetch.here:
-            tar.fetch.want(start, stop)
+    for shard, start, stop in zip(at.shards, at.starts, at.stops):
+        fetch = at.opened[shard].fetch
+        if fetch is not None and not fetch.here:
+            fetch.want(start, stop)

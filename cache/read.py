@@ -29,9 +29,11 @@ from cache.columns import whole
 from cache.fingerprint import CacheError, NoCache, cache_folder, differences, latent_settings, text_settings
 from cache.maps import Maps
 from cache.members import unpack
+from cache.padded import Variants
 from cache.places import Looker, patiently
 from cache.rows import Rows
 from cache.shelf import Shelf, Window
+from cache.warm import warm
 from media import storage
 from pipelines import Recipe, fingerprint
 
@@ -196,14 +198,17 @@ class LatentCache:
         states = _views(texts.looker(self.maps, chosen.texts, self.check), rows, clips)
         return [_sample(chosen, *one) for one in zip(rows, clips, ticks, latents, states)]
 
-    def gather(self, bucket: str, rows: Sequence[int], variants: texts.Variants | None = None) -> batches.Batch:
+    def gather(self, bucket: str, rows: Sequence[int], variants: Variants | None = None) -> batches.Batch:
         """Samples of these rows stacked: each tensor is copied once, to its place. variants: of each sample's captions
         the one that texts.padded() gives, which is then read to its place too; None for no text; or what chooses them,
         told how many each sample has. Raises CacheError."""
-        chosen = self.rows(bucket)
-        clips, ticks = chosen.names(rows)
-        states = texts.Texts(self.maps, chosen.texts, rows, clips, self.check, variants)
-        stacked = gather.latents(self.maps, chosen, rows, clips, self.check)
+        chosen, at = self.rows(bucket), np.asarray(rows, np.int64)
+        clips, ticks = chosen.names(at)
+        found = None
+        if variants is not None and chosen.layout is not None and clips and self.check != "always":
+            found = warm(self.maps, chosen, chosen.layout, at, variants)
+        states = texts.Texts(self.maps, chosen.texts, at, clips, self.check, variants, found and found.texts)
+        stacked = found.tensors if found else gather.latents(self.maps, chosen, at, clips, self.check)
         latent, logvar = stacked.pop("latent"), stacked.pop("logvar", None)
         return batches.Batch(bucket, clips, ticks, latent, states, stacked, logvar)
 

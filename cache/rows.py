@@ -218,8 +218,9 @@ class Rows:
     def names(self, rows: Sequence[int] | np.ndarray) -> tuple[tuple[str, ...], tuple[int, ...]]:
         """Clip ids and start ticks. Raises IndexError."""
         at = np.asarray(rows, np.int64)
-        if len(at) and at.view(np.uint64).max() >= len(self):  # a negative one is a very large one
-            raise IndexError(f"{self.latents.bucket}: row {at.max() if at.max() > 0 else at.min()} of {len(self)}")
+        mine = at.tolist()
+        if mine and not (min(mine) >= 0 and max(mine) < len(self)):
+            raise IndexError(f"{self.latents.bucket}: row {max(mine) if max(mine) > 0 else min(mine)} of {len(self)}")
         return self._names.of(at), tuple(self._names.ticks[at].tolist())
 
     def tar(self, column: Column, shard: int) -> Tar:

@@ -2,35 +2,31 @@
 when it was first read (cache.members).
 
 A sample that is due is read whole and looked at. Of others only the variant that is asked for is read, to its place; and
-of one that is due too, if it is known which, the other variants then only pass by the checksum.
+of one that is due too, if it is known which, the other variants then only pass by the checksum. Those of cache.warm were
+all looked at before; where they lie is asked only if another variant is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
 from typing import Any, overload
 
 import numpy as np
 import torch
 import xxhash
 
-from cache.blocks import ALIGN, room, room_for
+from cache.blocks import ALIGN, room
 from cache.fingerprint import CacheError
 from cache.finite import finite
 from cache.maps import BLOCK_BYTES, Maps, arrived, ends_before, member_name
 from cache.members import header_of, layout_of, unpack
+from cache.padded import Chosen, Made, Padded, Place, Variants, chosen_of
 from cache.places import Looker, Places, patiently
 from cache.rows import REPAIR, Column, Like, Plan
 from model.text import TextStates
 
 HEAD_BYTES = 1024  # of a member: most often its header
-
-NO_TEXT = (0, 0, 0)  # a cut of no state
-
-Padded = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-Chosen = Sequence[int | None]  # of each sample a caption variant, or no text
-Variants = Chosen | Callable[[list[int]], Chosen]  # or what chooses, told how many each sample has
 
 
 def looker(maps: Maps, column: Column, check: str) -> Looker:
@@ -52,36 +48,52 @@ def states_of(data: memoryview, column: Column, row: int) -> tuple[TextStates, .
 
 class Texts(Sequence[tuple[TextStates, ...]]):
     """Text states of a batch: of each sample one per caption variant, made when they are asked for. variants: those that
-    padded() gives if it is not asked for others; what is due is then read to its place."""
+    padded() gives if it is not asked for others; what is due is then read to its place. made: they are made already."""
 
-    def __init__(self, maps: Maps, column: Column, rows: Sequence[int], clips: Sequence[str], check: str,
-                 variants: Variants | None = None):  # fmt: skip
-        self._look, self._column = looker(maps, column, check), column
-        self._made: tuple[Chosen, Padded] | None = None
+    def __init__(self, maps: Maps, column: Column, rows: Sequence[int] | np.ndarray, clips: Sequence[str], check: str,
+                 variants: Variants | None = None, made: Made | None = None):  # fmt: skip
+        self._maps, self._column, self._rows, self._clips, self._check = maps, column, rows, clips, check
+        self._made = made
         self._heads: dict[int, memoryview] = {}  # of samples that are due: the tar's header, and theirs
-        if variants is not None and self._look.trusts:
-            self._made = patiently(column.bucket, lambda: self._put(rows, clips, variants))
-            return
-        self._places, self._read = patiently(column.bucket, lambda: self._looked_at(rows, clips))
-        if variants is not None:
-            self._made = self._taken(variants)
+        if made is None and variants is not None and self._look.trusts:
+            self._made = patiently(column.bucket, lambda: self._put(variants))
+        elif made is None:
+            _ = self._there  # what is wrong with one is told now
+            self._made = None if variants is None else self._taken(variants)
 
-    def _put(self, rows: Sequence[int], clips: Sequence[str], variants: Variants) -> tuple[Chosen, Padded]:
+    @cached_property
+    def _look(self) -> Looker:
+        return looker(self._maps, self._column, self._check)
+
+    @cached_property
+    def _there(self) -> tuple[Places, dict[int, memoryview]]:
+        """Where they lie, and the bytes of those that were due."""
+        return patiently(self._column.bucket, self._looked_at)
+
+    @property
+    def _places(self) -> Places:
+        return self._there[0]
+
+    @property
+    def _read(self) -> dict[int, memoryview]:
+        return self._there[1]
+
+    def _put(self, variants: Variants) -> Made:
         """One variant of each in its place, those that were due looked at."""
-        self._places, self._read = self._look.places(rows, clips), {}
-        self._heads = {i: self._look.head(self._places, i, HEAD_BYTES) for i in self._places.due}
+        places = self._look.places(self._rows, self._clips)
+        self._there = (places, {})
+        self._heads = {i: self._look.head(places, i, HEAD_BYTES) for i in places.due}
         made = self._taken(variants)
         self._heads = {}
         return made
 
-    def _taken(self, variants: Variants) -> tuple[Chosen, Padded]:
+    def _taken(self, variants: Variants) -> Made:
         plans = self._plans()
-        chosen = list(variants([len(plan.cuts) for plan in plans]) if callable(variants) else variants)
-        return chosen, self._padded(plans, chosen)
+        chosen = chosen_of(variants, plans)
+        return Made(plans, chosen, self._padded(plans, chosen))
 
-    def _looked_at(self, rows: Sequence[int], clips: Sequence[str]) -> tuple[Places, dict[int, memoryview]]:
-        """Where they lie, and the bytes of those that were due."""
-        places = self._look.places(rows, clips)
+    def _looked_at(self) -> tuple[Places, dict[int, memoryview]]:
+        places = self._look.places(self._rows, self._clips)
         sizes = [BLOCK_BYTES + places.stops[i] - places.starts[i] for i in places.due]
         space, found, at = room(sum(size + -size % ALIGN for size in sizes)), {}, 0
         for i, size in zip(places.due, sizes):
@@ -90,7 +102,7 @@ class Texts(Sequence[tuple[TextStates, ...]]):
         return places, found
 
     def __len__(self) -> int:
-        return len(self._places.rows)
+        return len(self._rows)
 
     @overload
     def __getitem__(self, at: int) -> tuple[TextStates, ...]: ...
@@ -100,7 +112,7 @@ class Texts(Sequence[tuple[TextStates, ...]]):
         if isinstance(at, slice):
             return tuple(self[i] for i in range(*at.indices(len(self))))
         i, places = range(len(self))[at], self._places
-        data = self._read[i] if i in self._read else places.tars[i].map[places.starts[i] : places.stops[i]]
+        data = self._read[i] if i in self._read else places.tar(i).map[places.starts[i] : places.stops[i]]
         return states_of(data, self._column, places.rows[i])
 
     def counts(self) -> list[int]:
@@ -111,38 +123,21 @@ class Texts(Sequence[tuple[TextStates, ...]]):
         """Of one variant of each sample (those that it was made for, else the first): states (B, L, D) padded with zeros
         to the longest, at least 1, mask (B, L), pooled (B, P), in the stored dtype. None is no text: no state, and a
         pooled vector of zeros."""
-        if self._made and (variants is None or self._made[0] == list(variants)):
-            return self._made[1]
-        return self._taken(variants if variants is not None else [0] * len(self))[1]
+        if self._made and (variants is None or self._made.chosen == list(variants)):
+            return self._made.padded
+        return self._taken(variants if variants is not None else [0] * len(self)).padded
 
     def _padded(self, plans: Sequence[Plan], variants: Chosen) -> Padded:
-        like = self._alike(plans)
-        cuts = [NO_TEXT if one is None else plan.cuts[one] for plan, one in zip(plans, variants, strict=True)]
-        longest = max(1, *(stop - start for start, stop, _ in cuts))
-        states, tokens = room_for((len(self), longest, like.width), like.dtype)
-        pooled, vectors = room_for((len(self), like.pooled_width), like.pooled_dtype)
-        token, width = like.width * like.dtype.itemsize, like.pooled_width * like.pooled_dtype.itemsize
-        row, zeros = longest * token, _zeros((longest * token).bit_length())
-        places = [(plan.states + start * token, (stop - start) * token, plan.pooled + slot * width)
-                  for plan, (start, stop, slot) in zip(plans, cuts)]  # fmt: skip
+        to = Place.of(plans, variants, self._column, self._rows)
         maps = None if self._read or self._heads else self._places.in_memory()
         if maps is not None:
-            at = put = 0
-            for data, first, (begin, size, vector) in zip(maps, self._places.starts, places):
-                begin, vector, end = begin + first, vector + first, at + size
-                tokens[at:end] = data[begin : begin + size]
-                tokens[end : (at := at + row)] = zeros[: row - size]
-                vectors[put : (put := put + width)] = data[vector : vector + width]
-        else:
-            for i, (plan, source, (begin, size, vector)) in enumerate(zip(plans, self._sources(), places)):
-                at, into = i * row, vectors[i * width : (i + 1) * width]
-                self._put_one(i, plan, source, (vector, into), (begin, tokens[at : at + size]))
-                tokens[at + size : at + row] = zeros[: row - size]
-        for i, variant in enumerate(variants):
-            if variant is None:
-                vectors[i * width : (i + 1) * width] = bytes(width)
-        lengths = np.array([stop - start for start, stop, _ in cuts])
-        return states, torch.from_numpy(np.arange(longest) < lengths[:, None]), pooled
+            return to.filled(plans, maps, self._places.starts)
+        for i, (plan, source, (begin, _, slot)) in enumerate(zip(plans, self._sources(), to.cuts)):
+            at, end = i * to.row, i * to.row + to.lengths[i] * to.token
+            vector = (plan.pooled + slot * to.width, to.vectors[i * to.width : (i + 1) * to.width])
+            self._put_one(i, plan, source, vector, (plan.states + begin * to.token, to.tokens[at:end]))
+            to.tokens[end : at + to.row] = to.zeros[: at + to.row - end]
+        return to.done()
 
     def _put_one(
         self, i: int, plan: Plan, source: tuple[memoryview, int] | None, *parts: tuple[int, memoryview]
@@ -161,8 +156,8 @@ class Texts(Sequence[tuple[TextStates, ...]]):
         """Of each sample memory that holds it, and where it starts there; None where it must be read."""
         at, read, heads = self._places, self._read, self._heads
         return [
-            (read[i], 0) if i in read else None if data is None or stop > tar.size or i in heads else (data, start)
-            for i, (data, tar, start, stop) in enumerate(zip(at.maps(), at.tars, at.starts, at.stops))
+            (read[i], 0) if i in read else None if data is None or i in heads else (data, start)
+            for i, (data, start) in enumerate(zip(at.maps(), at.starts))
         ]
 
     def _plans(self) -> list[Plan]:
@@ -187,7 +182,7 @@ class Texts(Sequence[tuple[TextStates, ...]]):
 
     def _fill(self, i: int, *parts: tuple[int, memoryview]) -> None:
         """Each with bytes of member i from its number on."""
-        tar, first = self._places.tars[i], self._places.starts[i]
+        tar, first = self._places.tar(i), self._places.starts[i]
         for at, into in parts:
             if not tar.read((into,), first + at, len(into)):
                 raise ends_before(self._column, self._places.rows[i], tar.size)
@@ -195,7 +190,7 @@ class Texts(Sequence[tuple[TextStates, ...]]):
     def _fill_due(self, i: int, plan: Plan, *parts: tuple[int, memoryview]) -> None:
         """The same for one that is due: all of it is read, its parts to their place, and looked at."""
         at, head = self._places, self._heads[i]
-        row, tar, start, size = at.rows[i], at.tars[i], at.starts[i], at.stops[i] - at.starts[i]
+        row, tar, start, size = at.rows[i], at.tar(i), at.starts[i], at.stops[i] - at.starts[i]
         arrived(tar, self._column, row, start, start + size)
         before = min(BLOCK_BYTES, start)
         named, head = head[:before].tobytes().startswith(member_name(at.clips[i])), head[before:]
@@ -208,14 +203,6 @@ class Texts(Sequence[tuple[TextStates, ...]]):
         data = self._look.read(at, i)  # names what is wrong, if anything is
         for begin, into in parts:
             into[:] = data[begin : begin + len(into)]
-
-    def _alike(self, plans: Sequence[Plan]) -> Like:
-        """What all samples are like. Raises CacheError naming one that is not."""
-        first = plans[0].like
-        for row, plan in zip(self._places.rows, plans):
-            if plan.like is not first and plan.like != first:
-                raise CacheError(f"{self._column.name(row)}: its states are not like the others'; {REPAIR}")
-        return first
 
 
 def _around(parts: Sequence[tuple[int, memoryview]], start: int, stop: int) -> list[memoryview]:
@@ -269,9 +256,3 @@ def _joined(numbers: list[tuple[int, int, torch.dtype]]) -> tuple[tuple[int, int
 
 
 _like = lru_cache(Like)  # all samples of a bucket are like one object
-
-
-@lru_cache
-def _zeros(bits: int) -> memoryview:
-    """As many as a number of so many bits can count: few sizes, so that they stay in the processor's cache."""
-    return memoryview(bytes(1 << bits))

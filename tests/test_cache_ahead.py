@@ -91,7 +91,7 @@ def test_all_is_asked_for_before_it_is_read_and_never_more_than_the_limit(
     asked, cache = asked_for(monkeypatch), LatentCache(str(made))
     pools = [pool for view in ("picture", "clip") for pool in batches.pools(cache, view, None, "train", 1, None)]
     steps = order.steps(pools, 0, 0)
-    told = ahead.Ahead(cache, lambda i: [(steps[i].bucket, steps[i].rows)], len(steps))
+    told = ahead.Ahead(cache, lambda i: [steps[i]], len(steps))
     mean = {name: cache.rows(name).mean_bytes for name in cache.buckets}
     most = 0
     for i in range(len(steps)):
@@ -114,9 +114,9 @@ def test_no_more_batches_than_are_allowed_are_planned_ahead(made: Path) -> None:
     cache, planned = LatentCache(str(made)), []
     bucket = biggest(cache)
 
-    def batch(i: int) -> list[ahead.Part]:
+    def batch(i: int) -> list[order.Step]:
         planned.append(i)
-        return [(bucket, [i % 3])]
+        return [order.Step(bucket, (i % 3,), ())]
 
     told = ahead.Ahead(cache, batch, 100, most=6)
     for i in range(100):
@@ -220,7 +220,7 @@ def test_a_limit_of_memory_is_kept(made: Path, monkeypatch: pytest.MonkeyPatch) 
     asked_for(monkeypatch)
     cache = LatentCache(str(made))
     bucket = biggest(cache)
-    told = ahead.Ahead(cache, lambda i: [(bucket, [0])], 1000)
+    told = ahead.Ahead(cache, lambda i: [order.Step(bucket, (0,), ())], 1000)
     for i in range(50):
         told.reached(i)
     assert told._asked <= 10_000 + cache.rows(bucket).mean_bytes

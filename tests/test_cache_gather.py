@@ -208,7 +208,8 @@ def test_blocks_are_lent_once_at_a_time_and_used_again() -> None:
     del array
     assert blocks.take(1000).ctypes.data != place
     del data
-    assert blocks.take(1000).ctypes.data == place
+    held = [blocks.take(1000) for _ in range(4)]
+    assert place in [one.ctypes.data for one in held] and len(blocks._blocks) == 4
 
 
 def test_free_blocks_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
