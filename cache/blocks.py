@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 import mmap
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
+from itertools import count
 from threading import Lock
 
 import numpy as np
@@ -22,9 +23,10 @@ from cache.finite import raw
 ALIGN = 64  # bytes: a cache line
 HUGE_BYTES = 1 << 21  # a huge page, on most machines
 FREE_BYTES = 256_000_000  # that may wait for another batch
-SLACK = 1.5  # a block is taken for a batch that is not smaller than it by more than this
-SMALL_BYTES = 1_000_000  # of smaller blocks any is taken that is large enough: few that stay in the processor's cache
+SMALL_BYTES = 1 << 20  # few sizes of smaller blocks: few blocks, which stay in the processor's cache
+AS_WIDE = {1: np.uint8, 2: np.int16, 4: np.int32, 8: np.int64}
 
+Wanted = tuple[tuple[tuple[int, ...], torch.dtype], ...]  # shapes and dtypes
 Kept = tuple[torch.Tensor, memoryview]  # a tensor that is not filled, and its bytes
 
 
@@ -34,16 +36,16 @@ class Block:
 
     def __init__(self, size: int):
         self._bytes, self._start = _memory(size)
-        self._lent: Callable[[], object] = lambda: None
-        self.size = size
+        self.lent: Callable[[], object] = lambda: None
+        self.size, self.used = size, 0
 
     @property
     def free(self) -> bool:
-        return self._lent() is None
+        return self.lent() is None
 
     def lend(self, size: int) -> np.ndarray:
         lent = np.frombuffer(self._bytes, np.uint8, size, self._start)
-        self._lent = weakref.ref(lent)
+        self.lent = weakref.ref(lent)
         return lent
 
 
@@ -62,36 +64,43 @@ def _memory(size: int) -> tuple[memoryview | mmap.mmap, int]:
 
 
 class Blocks:
-    """Blocks for whoever asks, and those that are free."""
+    """Blocks for whoever asks, and those that are free, by their sizes."""
 
     def __init__(self):
-        self._blocks: list[Block] = []  # the one that was lent last comes last
+        self._blocks: dict[int, list[Block]] = {}  # of a size the one that was lent last comes last
         self._lock = Lock()
+        self._clock = count()
 
     def take(self, size: int) -> np.ndarray:
         """Bytes (size,) uint8, not cleared, that start on a cache line."""
-        most = max(SLACK * size, SMALL_BYTES)
+        whole = _rounded(size)
         with self._lock:
-            for at in range(len(self._blocks) - 1, -1, -1):
-                one = self._blocks[at]
-                if size <= one.size <= most and one.free:
-                    self._blocks.append(self._blocks.pop(at))
-                    return one.lend(size)
-            found = Block(size + size // 8)  # the next batch may be a little longer
-            self._make_room(found.size)
-            self._blocks.append(found)
-            return found.lend(size)
+            alike = self._blocks.get(whole) or self._blocks.setdefault(whole, [])
+            for one in reversed(alike):
+                if one.lent() is None:
+                    alike.remove(one)
+                    break
+            else:
+                self._make_room(whole)
+                one = Block(whole)
+            alike.append(one)
+            one.used = next(self._clock)
+            return one.lend(size)
 
     def _make_room(self, size: int) -> None:
         """The free blocks that were lent longest ago go."""
-        over = size + sum(one.size for one in self._blocks if one.free) - FREE_BYTES
-        kept = []
-        for one in self._blocks:
-            if over > 0 and one.free:
+        free = sorted((one for some in self._blocks.values() for one in some if one.free), key=lambda one: one.used)
+        over = size + sum(one.size for one in free) - FREE_BYTES
+        for one in free:
+            if over > 0:
                 over -= one.size
-            else:
-                kept.append(one)
-        self._blocks = kept
+                self._blocks[one.size].remove(one)
+
+
+def _rounded(size: int) -> int:
+    """Few sizes, so that a batch that is a little longer finds a block: powers of two, of large ones eighths of them."""
+    step = 1 << max((size - 1).bit_length() - (4 if size > SMALL_BYTES else 0), 12)
+    return -(-size // step) * step
 
 
 _blocks = Blocks()
@@ -100,34 +109,35 @@ _pinned = lru_cache(torch.cuda.is_available)
 
 def room_for(shape: tuple[int, ...], dtype: torch.dtype) -> Kept:
     """A tensor that is not filled, and its bytes; in pinned memory where there is a GPU (torch itself uses that again)."""
-    return rooms_for([(shape, dtype)])[0]
+    return rooms_for(((shape, dtype),))[0]
 
 
-def rooms_for(wanted: Sequence[tuple[tuple[int, ...], torch.dtype]]) -> list[Kept]:
+def rooms_for(wanted: Wanted) -> list[Kept]:
     """Several of them side by side in one block."""
-    sizes = [math.prod(shape) * dtype.itemsize for shape, dtype in wanted]
-    if _pinned() or 0 in sizes:
+    cuts, size = _cuts(wanted)
+    if _pinned() or not size:
         tensors = [torch.empty(shape, dtype=dtype, pin_memory=_pinned() and 0 not in shape) for shape, dtype in wanted]
         return [(one, raw(one).data) for one in tensors]
-    block, found, at = _blocks.take(sum(size + -size % ALIGN for size in sizes)), [], 0
-    for size, (shape, dtype) in zip(sizes, wanted):
-        mine = block[at : at + size]
-        found.append((_tensor(mine, shape, dtype), mine.data))
-        at += size + -size % ALIGN
+    block, found = _blocks.take(size), []
+    data = block.data
+    for start, stop, shape, same, dtype in cuts:
+        # NumPy gives the shape: torch takes three times as long for it. The array keeps the block.
+        found.append((torch.from_numpy(np.ndarray(shape, same, block, start)).view(dtype), data[start:stop]))
     return found
 
 
-def _tensor(data: np.ndarray, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """Of these bytes. NumPy gives the shape: torch takes three times as long for it."""
-    same = _SAME.get(dtype)
-    if same is None:
-        return torch.frombuffer(data, dtype=dtype).view(shape)
-    found = torch.from_numpy(data.view(same).reshape(shape))
-    return found if found.dtype == dtype else found.view(dtype)
-
-
-# Types of NumPy with the same bytes.
-_SAME = {torch.bfloat16: np.int16, torch.float16: np.float16, torch.float32: np.float32, torch.bool: np.bool_}
+@lru_cache(maxsize=4096)
+def _cuts(wanted: Wanted) -> tuple[list[tuple[int, int, tuple[int, ...], type, torch.dtype]], int]:
+    """Of each tensor its bytes [start, stop) in a block, its shape, a type of NumPy's as wide, and its own; and
+    bytes of the block, 0 where a tensor is empty."""
+    found, at = [], 0
+    for shape, dtype in wanted:
+        size, same = math.prod(shape) * dtype.itemsize, AS_WIDE[dtype.itemsize]
+        if not size:
+            return [], 0
+        found.append((at, at + size, shape, same, dtype))
+        at += size + -size % ALIGN
+    return found, at
 
 
 def room(size: int) -> memoryview:

@@ -74,7 +74,7 @@ def copied(layout: Layout, maps: Sequence[memoryview], starts: Sequence[int]) ->
 
 
 def _rooms(layout: Layout, count: int) -> list[Kept]:
-    return rooms_for([((count, *shape), dtype) for shape, dtype in layout.like])
+    return rooms_for(tuple([((count, *shape), dtype) for shape, dtype in layout.like]))
 
 
 def _named(layout: Layout, made: Sequence[Kept]) -> dict[str, torch.Tensor]:

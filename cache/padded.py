@@ -54,7 +54,7 @@ class Place(NamedTuple):
         lengths = [stop - start for start, stop, _ in cuts]
         longest = max(1, *lengths)
         (states, tokens), (pooled, vectors) = rooms_for(
-            [((len(cuts), longest, like.width), like.dtype), ((len(cuts), like.pooled_width), like.pooled_dtype)]
+            (((len(cuts), longest, like.width), like.dtype), ((len(cuts), like.pooled_width), like.pooled_dtype))
         )
         token, width = like.width * like.dtype.itemsize, like.pooled_width * like.pooled_dtype.itemsize
         row, mask = longest * token, torch.from_numpy(np.arange(longest) < np.array(lengths)[:, None])

@@ -30,21 +30,21 @@ def warm(maps: Maps, chosen: Rows, layout: Layout, at: np.ndarray, variants: Var
     shards, plan_of = latents.shards[at].tolist(), texts.plans.of
     opened = {}
     for shard in set(shards):
-        tars = maps.tar(latents, shard), maps.tar(texts, shard)
-        held = [tar.mapped() for tar in tars]
-        if None in held:
+        tar, other = maps.tar(latents, shard), maps.tar(texts, shard)
+        source, words = tar.mapped(), other.mapped()
+        if source is None or words is None:
             return None
-        opened[shard] = (tars[0].first, tars[0].looked, tars[1].looked, *held)
-    plans, sources, words = [], [], []
+        opened[shard] = (tar.first, tar.looked, other.looked, source, words)
+    plans, sources, states = [], [], []
     for row, shard in zip(mine, shards):
-        first, looked, numbers, source, word = opened[shard]
+        first, looked, numbers, source, words = opened[shard]
         plan = plan_of(numbers[row - first])
         if plan is None or not looked[row - first]:
             return None
         plans.append(plan)
         sources.append(source)
-        words.append(word)
+        states.append(words)
     tensors = copied(layout, sources, latents.offsets[at].tolist())
     variants = chosen_of(variants, plans)
-    padded = Place.of(plans, variants, texts, at).filled(plans, words, texts.offsets[at].tolist())
+    padded = Place.of(plans, variants, texts, at).filled(plans, states, texts.offsets[at].tolist())
     return Warm(tensors, Made(plans, variants, padded))
