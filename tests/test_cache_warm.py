@@ -21,7 +21,7 @@ from cache.update import Options, update
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
-    chosen = ws.fill(ws.recipe(folder, cache={"caption_variants": 2, "shard_bytes": 20_000}), ws.footage(folder))
+    chosen = ws.fill(ws.recipe(folder, cache={"caption_variants": 2, "shard_bytes": 100_000}), ws.footage(folder))
     return Path(update(chosen, Options(workers=0, device="cpu"), lambda line: None).folder)
 
 
