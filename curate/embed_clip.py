@@ -121,8 +121,9 @@ def _fetched(settings: pipelines.Embed) -> Path:
     known = hub.get_pretrained_cfg(name, tag)
     if not known:
         raise pipelines.RecipeError(
-            f"embed.pretrained {tag}: no such file, and {name} has no such tag; it has "
-            f"{', '.join(hub.list_pretrained_tags_by_model(name)) or 'none'}"
+            f"embed.pretrained {tag}: no such file; put the weights there, give a tag of {name} "
+            f"({', '.join(hub.list_pretrained_tags_by_model(name)) or 'it has none'}), or take what needs no weights: "
+            "embed: {model: descriptor, pretrained: null}"
         )
     try:
         return Path(hub.download_pretrained(known))

@@ -91,7 +91,7 @@ def test_matrix_sorts_chooses_and_names_what_is_missing() -> None:
     [
         ({"model": "ViT-B-32"}, "give `embed.pretrained`"),
         ({"model": "ViT-B-33", "pretrained": "openai"}, "knows no model of that name"),
-        ({"model": "ViT-B-32", "pretrained": "opemai"}, "has no such tag"),
+        ({"model": "ViT-B-32", "pretrained": "opemai"}, "no such file; put the weights there, give a tag of ViT-B-32"),
     ],
 )
 def test_a_missing_weight_is_one_clear_line(settings: dict[str, str], said: str) -> None:
