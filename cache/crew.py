@@ -7,7 +7,7 @@ fall to it, so that a shard's bytes don't depend on how many there are.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -15,10 +15,10 @@ PATIENCE = timedelta(days=30)  # how long processes that have no shard left wait
 
 
 class Crew:
-    """One of `size` processes; alone by default."""
+    """One of `size` processes; alone by default. beside: how many of them run on this machine."""
 
-    def __init__(self, rank: int = 0, size: int = 1):
-        self.rank, self.size = rank, size
+    def __init__(self, rank: int = 0, size: int = 1, beside: int = 1):
+        self.rank, self.size, self.beside = rank, size, beside
 
     @property
     def alone(self) -> bool:
@@ -32,8 +32,8 @@ class Crew:
     def planned(self) -> None:
         """The plan is written: the others may begin."""
 
-    def finished(self) -> None:
-        """Wait until everybody's shards are there."""
+    def finished(self, look: Callable[[], None] = lambda: None) -> None:
+        """Wait until everybody's shards are there. look: called now and then by one who only waits."""
 
 
 class Torchrun(Crew):
@@ -42,7 +42,7 @@ class Torchrun(Crew):
     def planned(self) -> None:
         self._meet()
 
-    def finished(self) -> None:
+    def finished(self, look: Callable[[], None] = lambda: None) -> None:
         self._meet()
 
     def _meet(self) -> None:
@@ -62,6 +62,6 @@ def joined() -> Iterator[Crew]:
 
     dist.init_process_group("gloo", timeout=PATIENCE)
     try:
-        yield Torchrun(int(os.environ["RANK"]), size)
+        yield Torchrun(int(os.environ["RANK"]), size, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     finally:
         dist.destroy_process_group()

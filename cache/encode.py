@@ -20,6 +20,7 @@ from cache.plan import Item, Shard
 from cache.readers import Request, Result, read_ahead
 from cache.shards import writing_shard
 from cache.state import BucketState
+from model.devices import lack_of_memory
 from model.image_tokens import ImageTokens
 from model.sync import RATE, sound_features
 from model.vae import Vae
@@ -118,9 +119,17 @@ def _encoded(recipe: Recipe, seer: ImageTokens | None, vae: Vae,
     """Each item with its tensors, or with the reason why it has none."""
     good = [(item, found) for item, found in zip(group.items, group.read, strict=True) if not isinstance(found, str)]
     found = [one for _, one in good]
-    made = iter(
-        tensors_of(recipe, group.bucket, [item for item, _ in good], found, Networks(vae, seer)) if good else ()
-    )
+    try:
+        made = iter(
+            tensors_of(recipe, group.bucket, [item for item, _ in good], found, Networks(vae, seer)) if good else ()
+        )
+    except (MemoryError, RuntimeError) as error:
+        if (why := lack_of_memory(error)) is None:
+            raise
+        raise RuntimeError(
+            f"{len(good)} samples of bucket {group.bucket.name} do not fit into memory while they are encoded ({why}); "
+            f"{'' if recipe.cache.tiling else '`cache.tiling: true`, '}`cache.precision: bfloat16` or fewer processes help"
+        ) from None
     return [(item, one if isinstance(one, str) else next(made)) for item, one in zip(group.items, group.read)]
 
 

@@ -4,24 +4,51 @@ read the footage and write their shards where the recipe says, which all machine
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
+import time
 from collections.abc import Callable
 from typing import Any
 
 import ray
+from ray.exceptions import RayTaskError
 
 import commands
 from cache.crew import Crew
 
 POLL_S = 0.5
+LOOK_S = 10.0  # how often it is told what is there, and who is waited for
+
+
+@ray.remote(num_cpus=0)
+class _Roll:
+    """Who has begun."""
+
+    def __init__(self) -> None:
+        self.ranks: set[int] = set()
+
+    def here(self, rank: int) -> None:
+        self.ranks.add(rank)
+
+    def count(self) -> int:
+        return len(self.ranks)
 
 
 @ray.remote(max_retries=3)
-def _assist(settings: dict[str, Any], options: dict[str, Any], rank: int, size: int) -> None:
+def _assist(settings: dict[str, Any], options: dict[str, Any], rank: int, size: int, roll: Any) -> None:
     from cache.update import Options, assist
     from pipelines import check
 
-    assist(check(settings), Options(**options), Crew(rank, size))
+    roll.here.remote(rank)
+    assist(check(settings), Options(**options), Crew(rank, size, _beside(size)))
+
+
+def _beside(size: int) -> int:
+    """How many of so many encoders run on this machine: one per GPU, or evenly where there are none."""
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    here = next(one for one in alive if one["NodeID"] == ray.get_runtime_context().get_node_id())
+    gpus = int(here["Resources"].get("GPU", 0)) if ray.get_runtime_context().get_accelerator_ids().get("GPU") else 0
+    return min(size, gpus or -(-size // len(alive)))
 
 
 class RayCrew(Crew):
@@ -47,18 +74,35 @@ class RayCrew(Crew):
 
     def planned(self) -> None:
         task = _assist.options(**self._needs)
-        self._tasks = [task.remote(self._settings, self._options, rank, self._workers) for rank in range(self._workers)]
+        self._roll = _Roll.remote()  # type: ignore[attr-defined]
+        self._tasks = [task.remote(self._settings, self._options, rank, self._workers, self._roll)
+                       for rank in range(self._workers)]  # fmt: skip
 
-    def finished(self) -> None:
+    def finished(self, look: Callable[[], None] = lambda: None) -> None:
         """Raises what a task raised. Tasks that are told to stop leave no half of a shard behind."""
-        left = self._tasks
+        left, looked = self._tasks, time.monotonic()
         while left:
             done, left = ray.wait(left, timeout=POLL_S)
-            ray.get(done)
+            try:
+                ray.get(done)
+            except RayTaskError as error:  # its own words, not the traceback of the process that it was raised in
+                raise (error.cause or error) from None
+            if time.monotonic() - looked > LOOK_S:
+                looked = time.monotonic()
+                look()
+                self._say_who_is_waited_for()
             if self._stopping():
                 for task in left:
                     ray.cancel(task, force=True)
                 return
+
+    def _say_who_is_waited_for(self) -> None:
+        begun, (kind, count) = ray.get(self._roll.count.remote()), next(iter(self._needs.items()))
+        if begun < self._workers:
+            what = kind.removeprefix("num_").removesuffix("s").upper()
+            free = ray.available_resources().get(what, 0)
+            told = f"waiting for {self._workers - begun} of {self._workers} encoders, each with {count} {what} ({free:g} free)"
+            print(told, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         ray.shutdown()

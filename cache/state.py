@@ -31,9 +31,13 @@ class BucketState:
         self._rows = tables.made_table(tables.index_path(folder, bucket), tables.INDEX).to_pylist()
         self._finite = not self._rows or tables.all_finite(tables.index_path(folder, bucket))
         self._failed = tables.read_table(tables.failed_path(folder, bucket), tables.FAILED).to_pylist()
-        self.made = _tars(storage.join(folder, bucket))
+        self.made = tars(self.bucket_folder)
         if say is not None:
             self._reconcile(say)
+
+    @property
+    def bucket_folder(self) -> str:
+        return storage.join(self.folder, self.bucket)
 
     def shard_path(self, shard: int) -> str:
         return storage.join(self.folder, self.bucket, tables.shard_name(shard))
@@ -127,7 +131,8 @@ class BucketState:
             self.add(shard, found.places, found.failed, found.finite)
 
 
-def _tars(folder: str) -> set[int]:
+def tars(folder: str) -> set[int]:
+    """Numbers of the shards that lie in a bucket's folder."""
     names = [storage.name(entry.path) for entry in storage.find(folder, ".tar")]
     parts = [name.removeprefix("shard-").removesuffix(".tar") for name in names]
     return {int(part) for part in parts if part.isdigit()}

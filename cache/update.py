@@ -23,7 +23,7 @@ from cache.ledger import Placed, clips_of, feeding_sets, place, view_table
 from cache.networks import image_tokens_of, text_of, vae_of
 from cache.plan import extended, sample_bytes, shards
 from cache.speed import write_speed
-from cache.state import BucketState
+from cache.state import BucketState, tars
 from compat import keep_freed_memory
 from curate.tables import Tables
 from media import storage
@@ -35,8 +35,9 @@ Stopping = Callable[[], bool]
 
 
 class Options(NamedTuple):
-    """workers: processes that read pixels (None: one per core; 0: none); device: None is cuda where there is one;
-    own_process: this process is for encoding alone, so settings of the whole process may be changed."""
+    """workers: processes that read pixels (None: one per core, shared out to the encoders of a machine; 0: none); device:
+    None is cuda where there is one; own_process: this process is for encoding alone, so settings of the whole process
+    may be changed."""
 
     stage: str | None = None
     workers: int | None = None
@@ -167,12 +168,40 @@ def _latents(recipe: Recipe, options: Options, jobs: list[Job], states: dict[str
     started = time.monotonic()
     crew.planned()
     _make(recipe, options, jobs, stopping, crew)
-    crew.finished()
+    crew.finished(_watched(jobs, options))
     if not crew.alone:  # others wrote tars that no table knows yet
         states = {name: BucketState(state.folder, name, say) for name, state in states.items()}
         for state in states.values():
             state.save()
+        if not stopping():
+            _all_there(jobs, states)
     return states, time.monotonic() - started
+
+
+def _watched(jobs: list[Job], options: Options) -> Callable[[], None]:
+    """Tells what of the jobs lies there by now, each time it is called: progress of those who make it elsewhere."""
+    progress = commands.Progress("latents", sum(job.samples for job in jobs), options.as_json)
+
+    def look() -> None:
+        held = [(shard, there) for job in jobs for there in [tars(job.state.bucket_folder)] for shard in job.shards]
+        progress.add(sum(len(shard.items) for shard, there in held if shard.number in there) - progress.done)
+
+    return look
+
+
+def _all_there(jobs: list[Job], states: dict[str, BucketState]) -> None:
+    """Raises RuntimeError for shards that everybody is done with and that are not here."""
+    lost = [
+        job.state.shard_path(shard.number)
+        for job in jobs
+        for shard in job.shards
+        if shard.number not in states[job.bucket.name].made
+    ]
+    if lost:
+        raise RuntimeError(
+            f"{len(lost)} shards were made by others and are not here, the first is {lost[0]}: put the workspace where all "
+            "machines reach it (a shared disk, s3://), and run this again"
+        )
 
 
 def _make(recipe: Recipe, options: Options, jobs: list[Job], stopping: Stopping, crew: Crew) -> None:
@@ -189,7 +218,7 @@ def _make(recipe: Recipe, options: Options, jobs: list[Job], stopping: Stopping,
     if networks.seer is not None:
         write_black(jobs[0].state.folder, networks.seer, recipe.cache.dtype)
     progress = commands.Progress("latents", total, options.as_json)
-    workers = options.workers if options.workers is not None else os.cpu_count() or 1
+    workers = options.workers if options.workers is not None else max(1, (os.cpu_count() or 1) // crew.beside)
     if options.own_process and device.type == "cpu" and workers:
         keep_freed_memory()
     make_latents(

@@ -126,6 +126,9 @@ class _Crew:
         self.hands: list[Hired] = []
         self.looked = self.moved = float("-inf")
         self.slots, self.stillborn = 0, 0
+        self.needs: dict[str, dict[str, float]] = {
+            GPU: {"num_gpus": cluster.workers.gpus, "num_cpus": cluster.workers.gpu_cpus}, CPU: {"num_cpus": 1},
+        }  # fmt: skip
 
     def hire(self) -> None:
         """GPU workers first: a CPU worker must not take the CPU beside the GPU."""
@@ -136,11 +139,9 @@ class _Crew:
         gpu = min(self.schedule.gpu, self.schedule.left(GPU))
         beside = self.schedule.gpu * self.cluster.workers.gpu_cpus
         cpu = min(max(1, self.slots - beside), self.schedule.left(CPU))
-        needs = {GPU: {"num_gpus": self.cluster.workers.gpus, "num_cpus": self.cluster.workers.gpu_cpus},
-                 CPU: {"num_cpus": 1}}  # fmt: skip
         for pool, wanted in ((GPU, gpu), (CPU, cpu)):
             for _ in range(wanted - sum(hand.pool == pool for hand in self.hands)):
-                actor = _Hand.options(**needs[pool]).remote(self.board)  # type: ignore[attr-defined]
+                actor = _Hand.options(**self.needs[pool]).remote(self.board)  # type: ignore[attr-defined]
                 self.hands.append(Hired(actor, pool, actor.node.remote()))
 
     def give_out(self) -> None:
@@ -232,8 +233,14 @@ class _Crew:
         if moves or self.moved == float("-inf"):
             self.moved = now
         elif now - self.moved > LOOK_S:
-            self.moved = now
-            self.beat(f"waiting for a worker with 1 CPU ({ray.available_resources().get('CPU', 0):g} free)", 0)
+            self.moved, held = now, ray.available_resources()
+            pool = next((hand.pool for hand in self.hands if hand.node is None), CPU)
+            needs = {
+                name.removeprefix("num_").removesuffix("s").upper(): count for name, count in self.needs[pool].items()
+            }
+            wanted = " and ".join(f"{count:g} {name}" for name, count in needs.items() if count)
+            free = ", ".join(f"{held.get(name, 0):g} {name}" for name, count in needs.items() if count)
+            self.beat(f"waiting for a worker with {wanted} ({free} free)", 0)
 
 
 def _connect(folder: str) -> str:

@@ -52,6 +52,7 @@ def _run(tables: Tables, by_unit: dict[int, list[units.File]], local: bool, work
         progress = commands.Progress("videos" if videos else "parts", videos or len(jobs), as_json)
         try:
             for done in executor.run(schedule, _beat(progress), check):
+                must_lie_here(tables, done)
                 tally.add(done)
                 progress.add(0 if videos else 1, frames=tally.decoded, waiting=schedule.waiting)
         finally:  # an interrupted run says what it cost, too
@@ -61,6 +62,16 @@ def _run(tables: Tables, by_unit: dict[int, list[units.File]], local: bool, work
     if schedule.deaths:
         sweep(tables.workspace)  # what the dead left half written
     schedule.check()
+
+
+def must_lie_here(tables: Tables, done: unit.Done) -> None:
+    """Raises RuntimeError where a worker's parts are not: on another machine, which does not share the workspace."""
+    for name in done.written[:1]:
+        if not storage.exists(path := tables.part(name, done.unit)):
+            raise RuntimeError(
+                f"{path}: a worker wrote it and it is not here; put the workspace where all machines reach it (a shared "
+                "disk, s3://)"
+            )
 
 
 def _tell(tables: Tables, tally: Tally, as_json: bool) -> None:

@@ -30,3 +30,11 @@ def best_device(asked: str | None = None) -> torch.device:
             f"--device cuda: GPU {index} is not there, PyTorch sees {count}{built}; --device cpu goes anywhere"
         )
     return torch.device("cuda", index)
+
+
+def lack_of_memory(error: BaseException) -> str | None:
+    """What an error says of memory that is not there, in a line; None for any other error."""
+    words = str(error)
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in words.lower():
+        return words.splitlines()[0] if words else "out of memory"
+    return None

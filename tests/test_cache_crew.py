@@ -1,5 +1,6 @@
 """Several encoders on one plan, started by torchrun or on Ray, killed and started again: the shards of one quiet run."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -9,9 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import cache_workspace as ws
+import numpy as np
 import pytest
+import torch
 
+from cache.buckets import Bucket
+from cache.crew import Crew
+from cache.encode import _encoded, _Group
 from cache.fingerprint import cache_folder, latent_settings
+from cache.pixels import Crop
+from cache.plan import Item
 from cache.read import open_cache
 from cache.update import Options, update
 
@@ -49,3 +57,64 @@ def test_a_crew_that_is_killed_and_started_again(tmp_path: Path, command: tuple[
     assert ws.shard_bytes(folder) == expected
     assert not [path for path in folder.rglob("*") if path.suffix == ".part" or ".broken" in path.name]
     assert len(open_cache(chosen)) == 14
+
+
+class Planner(Crew):
+    """Makes nothing itself, as the process that plans for Ray."""
+
+    alone = False  # type: ignore[assignment]
+
+    def takes(self, position: int) -> bool:
+        return False
+
+
+def test_shards_that_others_made_elsewhere_are_missed(tmp_path: Path) -> None:
+    """A machine that does not share the workspace writes to a disk of its own: not a run that succeeded."""
+    chosen = ws.fill(ws.recipe(tmp_path, cache=SMALL), ws.footage(tmp_path, videos=3, images=2))
+    with pytest.raises(
+        RuntimeError, match=r"shards were made by others and are not here.* where all machines reach it"
+    ):
+        update(chosen, Options(workers=0, device="cpu"), lambda line: None, crew=Planner(0, 1))
+
+
+def test_readers_are_shared_out_to_the_encoders_of_a_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight encoders with a reader per core each would be eight times too many."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    chosen = ws.fill(ws.recipe(tmp_path, cache=SMALL), ws.footage(tmp_path, videos=6, images=4))
+    held: list[int] = []
+
+    def stopping() -> bool:
+        held.append(len(multiprocessing.active_children()))
+        return False
+
+    update(chosen, Options(device="cpu"), lambda line: None, stopping, Crew(0, 1, beside=3))
+    assert max(held) == 2
+
+
+class Greedy:
+    """A VAE that asks for more memory than there is."""
+
+    device = "cpu"
+
+    def encode(self, video: torch.Tensor) -> Any:
+        return torch.empty(1 << 55)
+
+
+def test_samples_that_memory_does_not_hold_are_told_with_what_helps(tmp_path: Path) -> None:
+    item, bucket = Item("a", "a" * 16, 0, 0.0, "x.mp4", Crop()), Bucket(5, 64, 64, 8.0)
+    read = [(np.zeros((5, 64, 64, 3), np.uint8),)]
+    wanted = (
+        r"1 samples of bucket 5x64x64-8fps do not fit into memory .*`cache.tiling: true`, `cache.precision: bfloat16`"
+    )
+    with pytest.raises(RuntimeError, match=wanted):
+        _encoded(ws.recipe(tmp_path), None, Greedy(), _Group(bucket, (item,), read))  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_what_an_encoder_on_ray_says_is_said_in_a_line(tmp_path: Path) -> None:
+    chosen = ws.fill(ws.recipe(tmp_path, cache=SMALL | {"logvar": True}), ws.footage(tmp_path, videos=2, images=1))
+    config = ws.config(chosen, tmp_path / "p.yaml")
+    process = start(config, "-m", "cache.encode_latents", "--ray", "--processes", "1")
+    said = process.communicate(timeout=250)[0]
+    assert process.returncode == 1 and "Traceback" not in said
+    assert said.splitlines()[-1].startswith("error: ValueError: cache.logvar: this VAE has no log-variance")

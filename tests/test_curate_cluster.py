@@ -121,7 +121,7 @@ def test_a_run_waits_for_cpus_that_others_hold_and_says_so(
                           env=cluster[1] | {"RAY_ADDRESS": head(cluster)}, capture_output=True, text=True, timeout=400)  # fmt: skip
     hog.wait(60)
     assert done.returncode == 0, done.stderr
-    assert "waiting for a worker with 1 CPU (0 free)" in done.stderr
+    assert "waiting for a worker with 1 CPU (0 CPU free)" in done.stderr
 
 
 HOG = """

@@ -12,6 +12,7 @@ from table_digest import digest
 
 import pipelines
 from curate import unit
+from curate.scanning import must_lie_here
 from curate.tables import Tables
 from curate.unit import SCAN, Decoder, Done, Job
 from media import storage
@@ -59,3 +60,13 @@ def test_three_processes_give_the_parts_of_one(footage: Path, tmp_path: Path) ->
     assert one.frames == sum(row["frames_decoded"] for row in rows) == one.decoded > 50
     assert 0 < one.kernel_s <= one.seconds and one.cpu_s > 0
     assert not list(tmp_path.rglob(".unit-*"))
+
+
+def test_parts_that_a_worker_wrote_to_a_disk_of_its_own_are_missed(footage: Path, tmp_path: Path) -> None:
+    """A machine that does not share the workspace: nothing was lost silently, and nothing is made of what is not there."""
+    done, _, _ = scanned(footage, tmp_path / "there", 1)
+    must_lie_here(Tables(recipe(tmp_path / "there", footage)), done)
+    with pytest.raises(
+        RuntimeError, match=r"clips.*: a worker wrote it and it is not here; put the workspace where all"
+    ):
+        must_lie_here(Tables(recipe(tmp_path / "here", footage)), done)

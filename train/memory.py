@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from model.devices import lack_of_memory
 from model.dit import DiT
 from model.flops import parameters
 from model.lora import add_lora
@@ -110,13 +111,8 @@ def fitting(bucket: str, stage: Stage) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        words = str(error)
-        if (
-            not isinstance(error, (torch.OutOfMemoryError, MemoryError))
-            and "can't allocate memory" not in words.lower()
-        ):
+        if (why := lack_of_memory(error)) is None:
             raise
-        why = words.splitlines()[0] if words else "out of memory"
         raise TooLarge(f"bucket {bucket} does not fit into memory ({why}); {help_of(stage)} help") from None
 
 
