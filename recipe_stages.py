@@ -119,7 +119,8 @@ class Stage(Frozen):
     validate_every: Count = 50
     sample_every: Count | None = None
     prompts: tuple[StrictStr, ...] = ()
-    guidance: Positive = 3.0
+    guidance: Positive = 3.0  # of samples
+    embedded_guidance: Positive = 1.0  # told in training to a network that embeds guidance (hunyuan-13b-guidance)
     losses: Losses = Losses()
     phases: tuple[Phase, ...] = ()
     image_to_video: Image2Video | None = None

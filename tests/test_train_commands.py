@@ -172,7 +172,8 @@ def test_guidance_of_one_asks_once_and_is_the_conditional():
     class Model(torch.nn.Module):
         in_channels = 1
 
-        def forward(self, x, t, text, mask, pooled):
+        def forward(self, x, t, text, mask, pooled, guidance):
+            assert guidance is None
             asked.append((int(mask.sum()), float(t[0])))
             return x * 0 + mask.sum()
 

@@ -44,6 +44,7 @@ class Batch(NamedTuple):
     pooled: Tensor
     given: Given | None = None
     sound: Tensor | None = None  # (B, bands, steps), where the cache holds it
+    guidance: float = 1.0  # what a network that embeds it is told
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
         """On a device; data, noise and t in `dtype`."""
@@ -68,9 +69,8 @@ def load(cache: LatentCache, stage: Stage, micro: MicroBatch) -> Batch:
         draw(shape, count, tokens, stage.flow, stage.text_dropout, *name)
         for count, name in zip(found.texts.counts(), names)
     ]
-    if rule is None:
-        return collate(found, draws)
-    return collate(found, draws, conditions.training_given(rule, cache, found.samples(), names))
+    given = None if rule is None else conditions.training_given(rule, cache, found.samples(), names)
+    return collate(found, draws, given)._replace(guidance=stage.embedded_guidance)
 
 
 def _name(stage: Stage, micro: MicroBatch, i: int) -> tuple[str | int, ...]:

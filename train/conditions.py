@@ -7,7 +7,7 @@ the batch, so that a step needs to know of no variant.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -27,9 +27,11 @@ from model.conditioning import (
     text_to_video,
     widen_input,
 )  # fmt: skip
+from model.published import shapes_of
 from pipelines import Image2Video, Recipe, RecipeError, Stage
 from train import semantic
 from train.draws import generator
+from train.flow import network_time
 from train.semantic import Seen
 
 CLEAN, NOISED = "first_frame", "noised_first_frame"  # of the cache's conditions
@@ -88,15 +90,17 @@ def network(rule: Image2Video | None, channels: int) -> dict[str, Any]:
     return {"in_channels": VARIANTS[rule.variant].in_channels(channels)} | ({"ofs": True} if rule.ofs else {})
 
 
-def adapted(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+def adapted(weights: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
     """Start weights with what this network has beyond theirs: further input channels and an offset embedding, at zero.
 
     Raises ValueError for weights of a network with more input channels.
     """
     ofs = any(name.startswith("ofs_in.") for name, _ in model.named_parameters())
     if ofs and not any(name.startswith("ofs_in.") for name in weights):
-        weights = add_ofs(weights)
-    return widen_input(weights, int(model.in_channels))  # type: ignore[arg-type]
+        weights = add_ofs(dict(weights))
+    channels = int(model.in_channels)  # type: ignore[arg-type]
+    into = shapes_of(weights).get("img_in.proj.weight")
+    return weights if into is None or into[1] == channels else widen_input(dict(weights), channels)
 
 
 # ------------------------------------------------------------------------------------------------------ what is given
@@ -147,6 +151,13 @@ def shortened(latents: Tensor, given: Given | None) -> Tensor:
 
 
 # -------------------------------------------------------------------------------------------------------- what is fed
+
+
+def told(model: nn.Module, guidance: float, batch: Tensor) -> Tensor | None:
+    """What a network that embeds its guidance is told of each sample (B,); None for any other network."""
+    if getattr(model, "guidance_in", None) is None:
+        return None
+    return network_time(torch.full((len(batch),), guidance, dtype=torch.float32, device=batch.device))
 
 
 def fed(x_t: Tensor, t: Tensor, given: Given | None, in_channels: int) -> Conditioned:

@@ -13,7 +13,7 @@ from model.text import TextStates
 from model.vae import Vae
 from train import flow
 from train.batch import behind, no_text, padded
-from train.conditions import Given, fed, placed, shortened
+from train.conditions import Given, fed, placed, shortened, told
 from train.draws import normal
 
 
@@ -24,7 +24,8 @@ def latents(
 ) -> Tensor:  # fmt: skip
     """Noise (B, C, T, H, W) -> latents of that shape, float32, one per text.
 
-    guidance 1 asks the network once per step, any other value twice: with the text and without. given: an image per
+    guidance 1 asks the network once per step, any other value twice: with the text and without. A network that embeds
+    guidance was trained to answer at once: it is told the value. given: an image per
     text; noise then has the frames that the variant pads in front, which are dropped from what is returned. Without
     the text a black picture is seen, where tokens of the image stand among the text's.
     """
@@ -38,9 +39,10 @@ def latents(
     def velocity_of(x: Tensor, t: Tensor) -> Tensor:
         fed_x, times, counts = fed(x, t.to(device, torch.float32).expand(count), given, cast(int, model.in_channels))
         time = flow.network_time(times)
-        v = model(fed_x, time, text, mask, pooled).float()
-        if guidance != 1.0:
-            v = flow.guided(v, model(fed_x, time, empty, empty_mask, empty_pooled).float(), guidance)
+        embedded = told(model, guidance, fed_x)
+        v = model(fed_x, time, text, mask, pooled, embedded).float()
+        if guidance != 1.0 and embedded is None:
+            v = flow.guided(v, model(fed_x, time, empty, empty_mask, empty_pooled, None).float(), guidance)
         return v * counts.view(1, 1, -1, 1, 1)  # what is given stays as it is
 
     start = placed(noise.float(), given) if given else noise.float()

@@ -9,10 +9,11 @@ from collections import defaultdict, deque
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from cache.read import LatentCache, open_cache
 from commands import Stop, hold
+from model.dit import DiT
 from pipelines import Recipe, RecipeError, Stage, resolved
 from train import batch as batches
 from train import checkpoint, conditions, distributed, network, semantic, stages
@@ -123,7 +124,9 @@ def _go_on(run: Run, progress: Progress) -> int:
     if found is None:
         weights = None if run.stage.lora else stages.start_weights(run.recipe, run.name)
         if weights is not None:
-            run.weights.start_from(conditions.adapted(weights, run.weights.model))
+            weights = conditions.adapted(weights, run.weights.model)
+            network.refuse_others(cast(DiT, run.weights.model), weights, f"stages.{run.name}.start")
+            run.weights.start_from(weights)
         return 0
     _refuse_changes(run, found)
     run.weights.make_room(checkpoint.names(found, "optimiser"))

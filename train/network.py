@@ -14,6 +14,7 @@ from torch import Tensor
 
 from model.dit import DiT, compile_blocks
 from model.dit_start import each_start, handing_on
+from model.published import shapes_of
 from pipelines import Recipe, RecipeError
 from train import adapters, distributed, stages
 from train.distributed import World, barrier
@@ -56,11 +57,13 @@ def begin(blueprint: DiT, seed: int, start: str | None, into: Mapping[str, Tenso
                 put(name, one)
 
 
-def _frozen(recipe: Recipe, name: str, world: World, folder: str, make: Callable[..., DiT]) -> dict[str, Tensor] | None:
+def _frozen(
+    recipe: Recipe, name: str, world: World, folder: str, make: Callable[..., DiT]
+) -> Mapping[str, Tensor] | None:
     """What the adapters are put on, mapped; kept in the run's folder. None is what begin() gives. make: the network."""
     frozen = stages.frozen_weights(recipe, name)
     if frozen is not None:
-        _refuse_others(make(meta=True), frozen, f"stages.{name}.start")
+        refuse_others(make(meta=True), frozen, f"stages.{name}.start")
     barrier(world)  # all have looked whether it is kept
     if world.first and adapters.base_of(folder) is None:
         held = make().state_dict() if frozen is None else {key: one.float() for key, one in frozen.items()}
@@ -69,10 +72,15 @@ def _frozen(recipe: Recipe, name: str, world: World, folder: str, make: Callable
     return frozen
 
 
-def _refuse_others(blueprint: DiT, weights: Mapping[str, Tensor], place: str) -> None:
-    wanted = {key: tuple(one.shape) for key, one in blueprint.named_parameters()}
-    found = {key: tuple(one.shape) for key, one in weights.items()}
-    if wrong := sorted(wanted.items() ^ found.items()):
-        told = ", ".join(f"{key} {shape} is {'missing' if wanted.get(key) == shape else 'not known'}"
-                         for key, shape in wrong[:4])  # fmt: skip
-        raise RecipeError(f"{place}: weights of another network: {told}")
+def refuse_others(network: DiT, weights: Mapping[str, Tensor], place: str) -> None:
+    """Raises RecipeError for weights that are not those of the network, of which only shapes are looked at."""
+    wanted = {key: tuple(one.shape) for key, one in network.named_parameters()}
+    found = shapes_of(weights)
+    wrong = sorted(wanted.items() ^ found.items())
+    if not wrong:
+        return
+    told = ", ".join(f"{key} {shape} is {'missing' if wanted.get(key) == shape else 'not known'}"
+                     for key, shape in wrong[:4])  # fmt: skip
+    guided = all(key.startswith("guidance_in.") for key, _ in wrong)
+    hint = "; one of the two embeds guidance: see `model:` (hunyuan-13b, hunyuan-13b-guidance)" if guided else ""
+    raise RecipeError(f"{place}: weights of another network: {told}{hint}")

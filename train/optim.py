@@ -128,15 +128,15 @@ class Weights:
         """After the masters were written to: the network computes with them."""
         self._refresh(self.masters)
 
-    def load(self, masters: dict[str, Tensor], average: dict[str, Tensor], state: dict[str, Tensor]) -> None:
+    def load(self, masters: Mapping[str, Tensor], average: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         """Take over whole tensors. Raises ValueError for weights of another network."""
         _copy(self.masters, masters)
         _copy(self.average, average)
-        self.make_room(state)
+        self.make_room(set(state))
         _copy(self.state(), state)
         self.refresh()
 
-    def start_from(self, weights: dict[str, Tensor]) -> None:
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
         """Begin with trained weights and nothing remembered."""
         self.load(weights, weights, {})
 
@@ -177,7 +177,7 @@ def _copy(into: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> None:
         missing, extra = sorted(set(into) - set(source)), sorted(set(source) - set(into))
         raise ValueError(f"weights of another network: missing {missing[:3]}, not known {extra[:3]}")
     for name, one in into.items():
-        if one.shape != source[name].shape:
-            raise ValueError(f"weights of another network: {name} must be {tuple(one.shape)}, got "
-                             f"{tuple(source[name].shape)}")  # fmt: skip
-        one.copy_(spread_like(source[name], one))
+        given = source[name]
+        if one.shape != given.shape:
+            raise ValueError(f"weights of another network: {name} must be {tuple(one.shape)}, got {tuple(given.shape)}")
+        one.copy_(spread_like(given, one))

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from cache.buckets import Bucket
@@ -18,7 +16,9 @@ from media import storage
 from model.dit import DiT
 from model.dit_start import hand_on
 from model.flops import training_flops
+from model.published import read_published
 from model.sizes import SIZES
+from model.weights import MissingWeights
 from pipelines import Image2Video, Recipe, RecipeError, Stage, resolved
 from train import adapters, checkpoint, conditions, phases
 
@@ -102,7 +102,7 @@ def identity_fits() -> Iterator[None]:
         raise RecipeError(f"start: {IDENTITY}: {error}") from None
 
 
-def start_weights(recipe: Recipe, name: str) -> dict[str, Tensor] | None:
+def start_weights(recipe: Recipe, name: str) -> Mapping[str, Tensor] | None:
     """Weights that a stage begins with: of the stage before, of `start`, or None for those of build().
 
     Raises RecipeError when they are not there.
@@ -115,7 +115,7 @@ def start_weights(recipe: Recipe, name: str) -> dict[str, Tensor] | None:
     return _of_path(name, str(source))
 
 
-def frozen_weights(recipe: Recipe, name: str) -> dict[str, Tensor] | None:
+def frozen_weights(recipe: Recipe, name: str) -> Mapping[str, Tensor] | None:
     """What a stage with `lora:` puts its adapters on: kept in its run's folder from the start on. None is build()'s."""
     kept = adapters.base_of(run_folder(recipe, name))
     return start_weights(recipe, name) if kept is None else kept
@@ -171,8 +171,10 @@ def _of_stage(recipe: Recipe, name: str, source: str) -> dict[str, Tensor]:
     return adapters.merged(base, learnt, lora)
 
 
-def _of_path(name: str, source: str) -> dict[str, Tensor]:
-    path = os.path.join(source, "model.safetensors") if os.path.isdir(source) else source
-    if not os.path.isfile(path):
-        raise RecipeError(f"stages.{name}.start: no stage and no weights at {path}")
-    return load_file(path)
+def _of_path(name: str, source: str) -> Mapping[str, Tensor]:
+    try:
+        return read_published(source)
+    except MissingWeights as error:
+        raise RecipeError(f"stages.{name}.start: no stage, and {error}") from None
+    except ValueError as error:
+        raise RecipeError(f"stages.{name}.start: {error}") from None

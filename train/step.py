@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pipelines import Losses
 from train import flow
 from train.batch import Batch
-from train.conditions import fed, shortened
+from train.conditions import fed, shortened, told
 from train.decoded import Judges, decoded_losses
 from train.distributed import World, add_up
 from train.losses import velocity_loss
@@ -59,7 +59,8 @@ def sample_losses(model: nn.Module, batch: Batch, losses: Losses, judges: Judges
 def _seen(model: nn.Module, batch: Batch, x_t: Tensor) -> tuple[Tensor, Tensor]:
     """The velocity, and which frames (T,) count."""
     x, t, counts = fed(x_t, batch.t, batch.given, cast(int, model.in_channels))
-    return model(x, flow.network_time(t), batch.text, batch.mask, batch.pooled), counts
+    guidance = told(model, batch.guidance, x)
+    return model(x, flow.network_time(t), batch.text, batch.mask, batch.pooled, guidance), counts
 
 
 def train_step(

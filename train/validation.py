@@ -61,7 +61,7 @@ def load(cache: LatentCache, stage: Stage, part: Part) -> Batch:
     given = conditions.validation_given(stage, part.bucket, found.samples(), cache)
     shape = (channels, frames + (given.padded if given else 0), *sides)
     draws = [Draw(t, 0, False, normal(shape, stage.seed, "validation", name, part.quantile)) for name in part.names]
-    return collate(found, draws, given)
+    return collate(found, draws, given)._replace(guidance=stage.embedded_guidance)
 
 
 @torch.no_grad()
