@@ -97,7 +97,8 @@ class RayCrew(Crew):
                 return
 
     def _say_who_is_waited_for(self) -> None:
-        begun, (kind, count) = ray.get(self._roll.count.remote()), next(iter(self._needs.items()))
+        begun: Any = ray.get(self._roll.count.remote())
+        kind, count = next(iter(self._needs.items()))
         if begun < self._workers:
             what = kind.removeprefix("num_").removesuffix("s").upper()
             free = ray.available_resources().get(what, 0)
