@@ -18,6 +18,9 @@ from model.blocks import DoubleBlock, FinalLayer, Modulation, SingleBlock
 from model.embedders import PatchEmbed, RefinerBlock, TextRefiner, TimeEmbed, VectorEmbed, unpatch
 from model.rope import rope_table
 
+# Compiled forms of a block's one forward: of either kind, with and without gradients, mask, and times of single frames, for
+# one sample and for several. 39 were seen over twenty kinds of batch; beyond PyTorch's limit, 8, it quietly compiles no more.
+VARIANTS = 64
 OFS = 2.0  # what CogVideoX1.5 feeds to its offset embedding, for every sample: so it is no argument
 
 
@@ -118,6 +121,10 @@ def _latest(t: Tensor) -> Tensor:
 def compile_blocks(model: DiT, **options: Any) -> None:
     """torch.compile the forward pass of each block, in place: 60 blocks cost two compilations, names stay as they are,
     and what hangs on a block (the gathering of spread weights) stays outside."""
+    import torch._dynamo
+
+    config: Any = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, VARIANTS)
     for block in model.blocks():
         block.forward = torch.compile(block.forward, **options)
 

@@ -185,3 +185,26 @@ def test_compiled_blocks_answer_the_same(checkpointing: str) -> None:
     assert (found - expected).abs().max() <= 1e-5
     for name, weight in model.named_parameters():
         assert (weight.grad - grads[name]).abs().max() <= 1e-4, name  # type: ignore[operator]
+
+
+def test_compiled_blocks_stay_compiled_whatever_buckets_come():
+    """Five buckets with captions of different lengths were enough for PyTorch to give up, and to go on uncompiled."""
+    ran = []
+
+    def backend(graph, _inputs):
+        def run(*given):
+            ran.append(graph)
+            return graph.forward(*given)
+
+        return run
+
+    size = SIZES["tiny"] | {"width": 32, "double_blocks": 1, "single_blocks": 1, "rope_axes": (4, 6, 6)}
+    model = DiT(**size | {"in_channels": 4, "out_channels": 4, "text_width": 6, "pooled_width": 5})
+    compile_blocks(model, backend=backend)
+    for shape, lengths in (((3, 1, 4, 4), (5, 5, 5)), ((2, 1, 4, 6), (3, 3)), ((2, 1, 6, 8), (7, 2)), ((5, 1, 8, 8), (1, 2, 3, 4, 5)),
+                           ((1, 3, 4, 4), (4,)), ((1, 5, 4, 6), (0,)), ((2, 5, 6, 6), (3, 1))):  # fmt: skip
+        x, mask = torch.randn(shape[0], 4, *shape[1:]), torch.arange(7)[None] < torch.tensor(lengths)[:, None]
+        ran.clear()
+        out = model(x, torch.rand(shape[0]), torch.randn(shape[0], 7, 6), mask, torch.randn(shape[0], 5))
+        assert len(ran) == len(model.blocks()), f"uncompiled: {shape} with texts of {lengths}"
+        out.sum().backward()
