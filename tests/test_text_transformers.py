@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+import pipelines
 from compat import mend_torchvision
 from model.text import TextSpec, encoder_settings, load_spec
 from model.weights import MissingWeights
@@ -138,3 +139,16 @@ def test_missing_weights_and_wrong_kinds_are_clear(llama: Path, tmp_path: Path) 
         encoder_settings(TextSpec(str(tmp_path / "nowhere")))
     with pytest.raises(ValueError, match="must be a CLIP text model, got llama"):
         encoder_settings(TextSpec(str(llama), pooled=str(llama)))
+
+
+def test_the_hunyuan_recipe_reads_captions_as_the_published_pipeline_does() -> None:
+    """Its transformer knows the states of a LLaVA behind these words, at this layer, of so many tokens."""
+    from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PROMPT_TEMPLATE
+
+    cache = pipelines.load(recipe="hunyuan").cache
+    assert cache.template == DEFAULT_PROMPT_TEMPLATE["template"]
+    assert (cache.text_layer, cache.text_length, cache.precision) == (3, 256, "float16")  # hidden_states[-(2 + 1)]
+    words = ("<|start_header_id|>system<|end_header_id|>\n\nDescribe the image by detailing the color, shape, size, texture, "
+             "quantity, text, spatial relationships of the objects and background:<|eot_id|>"
+             "<|start_header_id|>user<|end_header_id|>\n\n{}<|eot_id|>")  # fmt: skip
+    assert cache.image_template == words
