@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch.distributed.checkpoint.api import CheckpointException
 
 from media import storage
-from train import checkpoint, metrics, pieces
+from train import adapters, checkpoint, metrics, pieces
 from train.distributed import World
 from train.saving import Saver
 
@@ -76,6 +77,39 @@ def test_on_an_object_store_state_goes_last():
     checkpoint.save(folder, 4, tensors(4), {})
     checkpoint.prune(folder, 1, ())
     assert checkpoint.latest(folder).step == 4
+
+
+def test_processes_of_a_machine_fetch_from_a_store_once(tmp_path, monkeypatch):
+    """Eight of them, each with its own 52 GB of 13 billion weights, would fill most disks for temporary files."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder = "memory://checkpoint-once/run"
+    checkpoint.save(folder, 3, tensors(3), {})
+    found = checkpoint.latest(folder)
+    assert found is not None
+    with checkpoint._fetching(found) as one:
+        path = Path(one("model.safetensors"))
+        with checkpoint._fetching(found) as other:
+            before = path.stat()
+            assert other("model.safetensors") == str(path) and path.stat() == before
+        assert path.exists()  # the first one still reads it
+    assert not path.exists() and not list(tmp_path.glob("*/"))
+    checkpoint.save(folder, 3, tensors(4), {})  # a run that went back: what a killed process left is not taken for it
+    again = checkpoint.latest(folder)
+    assert again is not None
+    with checkpoint._fetching(found) as one, checkpoint._fetching(again) as other:
+        assert Path(other("model.safetensors")).parent != path.parent
+        with pytest.raises(ValueError, match="not the bytes that were written"):
+            one("model.safetensors")
+
+
+def test_frozen_weights_come_back_from_a_store_and_leave_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder, state = "memory://base-once/run", {"a.b": torch.arange(6.0).view(3, 2)}
+    assert adapters.base_of(folder) is None and adapters.kept_base(folder) is None
+    adapters.keep_base(folder, state)
+    found = adapters.base_of(folder)
+    assert found is not None and torch.equal(found["a.b"], state["a.b"]) and adapters.kept_base(folder)
+    assert not list(tmp_path.glob("*/"))
 
 
 def saver(folder: Path) -> Saver:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from media import storage
 from model.lora import add_lora, lora_starts
 from pipelines import Lora, RecipeError
+from train import fetched
 
 State = dict[str, Tensor]
 PREFIX, SUFFIX = "base-", ".safetensors"
@@ -62,17 +63,20 @@ def keep_base(folder: str, state: State) -> None:
         storage.put(str(part), storage.join(folder, f"{PREFIX}{_crc(part):08x}{SUFFIX}"))
 
 
+def kept_base(folder: str) -> str | None:
+    """Where a run's frozen weights lie, None before they were written; they are not read for it."""
+    return next((one.path for one in storage.find(folder) if _is_base(storage.name(one.path))), None)
+
+
 def base_of(folder: str) -> State | None:
     """The frozen weights of a run, None before they were written. Raises ValueError when they are not those written."""
-    found = [one.path for one in storage.find(folder) if _is_base(storage.name(one.path))]
-    if not found:
+    found = kept_base(folder)
+    if found is None:
         return None
-    if not storage.is_remote(found[0]):
-        return _checked(found[0], found[0])
-    with tempfile.TemporaryDirectory() as here:
-        local = os.path.join(here, "base")
-        storage.get(found[0], local)
-        return _checked(local, found[0])
+    if not storage.is_remote(found):
+        return _checked(found, found)
+    with fetched.together([found]) as here:
+        return _checked(fetched.once(found, os.path.join(here, "base")), found)
 
 
 def _checked(local: str, path: str) -> State:

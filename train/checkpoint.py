@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
 from media import storage
-from train import pieces
+from train import fetched, pieces
 from train.distributed import World
 
 PREFIX = "step-"
@@ -166,13 +166,13 @@ def _alone_or_together(world: World | None) -> Iterator[dict[str, Any]]:
 @contextmanager
 def _fetching(checkpoint: Checkpoint) -> Iterator[Callable[[str], str]]:
     """A function from a file's name to a local path, once its bytes are known to be those that were written."""
-    with tempfile.TemporaryDirectory(prefix="dailies-checkpoint-") as here:
+    with ExitStack() as kept:
+        key = [checkpoint.path, checkpoint.state["files"]]
+        here = kept.enter_context(fetched.together(key)) if storage.is_remote(checkpoint.path) else None
 
         def fetch(name: str) -> str:
             path, wanted = storage.join(checkpoint.path, name), checkpoint.state["files"][name]["crc"]
-            local = os.path.join(here, name) if storage.is_remote(path) else path
-            if local != path:
-                storage.get(path, local)
+            local = path if here is None else fetched.once(path, os.path.join(here, name))
             if pieces.file_of(local).crc != wanted:
                 raise ValueError(f"{path}: not the bytes that were written; move its folder away and the one before "
                                  "is used")  # fmt: skip

@@ -65,7 +65,7 @@ def _frozen(
     if frozen is not None:
         refuse_others(make(meta=True), frozen, f"stages.{name}.start")
     barrier(world)  # all have looked whether it is kept
-    if world.first and adapters.base_of(folder) is None:
+    if world.first and adapters.kept_base(folder) is None:
         held = make().state_dict() if frozen is None else {key: one.float() for key, one in frozen.items()}
         adapters.keep_base(folder, held)
     barrier(world)
