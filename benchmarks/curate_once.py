@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import cv2
 
 from curate.scan import Source, scan_video
 from curate.signals import SIGNALS
@@ -46,4 +47,5 @@ def starts_s(path: Path, what: str, threads: int) -> list[float]:
 
 
 if __name__ == "__main__":
+    cv2.setNumThreads(1)  # as the process that curation scans in has it
     print(json.dumps(starts_s(Path(sys.argv[1]), sys.argv[2], int((sys.argv[3:] or ["2"])[0]))))

@@ -65,9 +65,8 @@ class ClipMaker:
         self.first_tick: int | None = None  # of the first span of this part
         self.next_tick: int | None = None  # of the first span after it
 
-    def record(self, signal: str, record: Record | None) -> None:
-        if record is not None:
-            self._records.setdefault(signal, deque()).append(record)
+    def record(self, signal: str, record: Record) -> None:
+        self._records.setdefault(signal, deque()).append(record)
 
     def begin(self, frame: Frame, edge: Edge) -> None:
         """A new shot begins with this frame; the one before, if any, ends here."""

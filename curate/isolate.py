@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import select
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from curate.orphan import end_with
 from pipelines import Curate
 
 STRIKES = 2
@@ -234,16 +235,17 @@ class Spool:
         self.writers[table].write_table(typed(rows, schema))
 
 
-def _serve(settings: Curate, answers: int) -> None:
+def _serve(settings: Curate, threads: int, answers: int) -> None:
     def say(message: dict[str, Any]) -> None:
         os.write(answers, json.dumps(message).encode() + b"\n")
 
     for line in sys.stdin.buffer:
         message = json.loads(line)
-        say(_scanned(settings, message, say))
+        say(_scanned(settings, threads, message, say))
 
 
-def _scanned(settings: Curate, message: dict[str, Any], say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+def _scanned(settings: Curate, threads: int, message: dict[str, Any], say: Callable[[dict[str, Any]], None]
+             ) -> dict[str, Any]:  # fmt: skip
     from curate.scan import Source, scan_video
 
     task = Task(**message["task"])
@@ -251,15 +253,21 @@ def _scanned(settings: Curate, message: dict[str, Any], say: Callable[[dict[str,
         return {"parts": _planned(task.path, settings)}
     source = Source(task.video_id, task.path, task.bytes, task.tag)
     spool = Spool(Path(message["spool"]))
-    wall, cpu = time.monotonic(), time.process_time()
+    wall, cpu = time.monotonic(), _cpu_s()
     try:
         video = scan_video(source, settings, frozenset(task.want), spool.add, lambda frames: say({"beat": frames}),
-                           part=(task.part[0], task.part[1]) if task.part else None)  # fmt: skip
+                           threads, part=(task.part[0], task.part[1]) if task.part else None)  # fmt: skip
         spool.close()
         decoded = video.pop("decoded", None) or video["frames_decoded"]
-        return {"video": video, "cost": [time.monotonic() - wall, time.process_time() - cpu, decoded]}
+        return {"video": video, "cost": [time.monotonic() - wall, _cpu_s() - cpu, decoded]}
     except Exception as error:  # noqa: BLE001 (told to the parent, which counts it as a strike)
         return {"fault": f"{type(error).__name__}: {error}"[:500]}
+
+
+def _cpu_s() -> float:
+    """CPU seconds of this process and of those that it waited for."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def _planned(path: str, settings: Curate) -> list[tuple[float, float]]:
@@ -273,25 +281,14 @@ def _planned(path: str, settings: Curate) -> list[tuple[float, float]]:
         return []
 
 
-def _end_with_parent() -> None:
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def _main() -> None:
-    _end_with_parent()
+    end_with(os.getppid())
     answers = os.dup(1)
     os.dup2(2, 1)  # what a library prints must not mix with the answers
     import cv2
 
-    cv2.setNumThreads(int(sys.argv[2]))
-    _serve(Curate.model_validate_json(sys.argv[1]), answers)
+    cv2.setNumThreads(1)  # its pictures are small, and a process with such threads cannot be forked
+    _serve(Curate.model_validate_json(sys.argv[1]), int(sys.argv[2]), answers)
 
 
 if __name__ == "__main__":

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 
+from curate.behind import Behind, can_be_apart
 from curate.clips import WHOLE, ClipMaker, still_rows
 from curate.segments import Own, Piece, lead_s
 from curate.shots import Boundary, ShotFinder
 from curate.signals import SIGNALS
-from curate.signals.kinds import WORK_PX, Record, Seen, Watcher
+from curate.signals.kinds import WORK_PX, Seen, Watcher
 from curate.spans import Edge
 from curate.waiting import Line
 from media.decode import Frame, Video
@@ -46,9 +47,10 @@ def scan_video(source: Source, settings: Curate, want: frozenset[str], sink: Sin
                threads: int | None = None, part: tuple[float, float] | None = None) -> dict[str, Any]:  # fmt: skip
     """Rows of the wanted tables (`clips`, `proxies`, `hashes`, `scores.<signal>`) go to the sink; returns the video's.
 
-    Does not raise for what is in the file: a bad one has a status and a reason. threads of the decoder: as many as
-    OpenCV may use when not given. part: seconds [start, end) of a long video; then only spans that begin there give rows,
-    and the row has two further keys: `piece` (`curate.segments.Piece`) and `decoded`, frames with those of the lead-in.
+    Does not raise for what is in the file: a bad one has a status and a reason. threads: of the decoder, as many as OpenCV
+    may use when not given; with two or more, and OpenCV on one, `small` signals have a process (`curate.behind`). part: seconds
+    [start, end) of a long video; then only spans that begin there give rows, and the row has two further keys: `piece`
+    (`curate.segments.Piece`) and `decoded`, frames with those of the lead-in.
     """
     kind, reason = classify(source.path)
     if kind == "unsupported" or reason:
@@ -57,10 +59,12 @@ def scan_video(source: Source, settings: Curate, want: frozenset[str], sink: Sin
     if kind == "image":
         return _scan_still(source, settings, want, sink)
     try:
-        with Video(source.path, threads or cv2.getNumThreads()) as video:
-            if part is None:
-                return _Pass(source, settings, want, sink, beat, video).run()
-            return _Pass(source, settings, want, sink, beat, video, part).run_part(part)
+        threads = threads or cv2.getNumThreads()
+        with (
+            Video(source.path, threads) as video,
+            _Pass(source, settings, want, sink, beat, video, threads, part) as one,
+        ):
+            return one.run() if part is None else one.run_part(part)
     except Unplayable as why:
         return row(source, why.verdict, 0)
 
@@ -81,7 +85,7 @@ def _scan_still(source: Source, settings: Curate, want: frozenset[str], sink: Si
     except ValueError as error:
         return row(source, replace(probe, status="failed", reason=str(error)), 0)
     seen = Seen(frame, _work_px(settings))
-    records = {name: _see(watcher, seen) for name, watcher in _watchers(want).items()}
+    records = {name: watcher.see(seen) for name, watcher in _watchers(want).items()}
     for table, rows in still_rows(source.video_id, source.path, seen, records, settings, want).items():
         sink(table, rows)
     return row(source, probe, 1)
@@ -91,16 +95,26 @@ class _Pass:
     """The state of one pass over one video."""
 
     def __init__(self, source: Source, settings: Curate, want: frozenset[str], sink: Sink, beat: Callable[[int], None],
-                 video: Video, part: tuple[float, float] = WHOLE):  # fmt: skip
+                 video: Video, threads: int, part: tuple[float, float] | None):  # fmt: skip
         self.source, self.settings, self.video, self.beat = source, settings, video, beat
         self.finder = ShotFinder(settings.shots.detectors, video.time_base, settings.shots.mode)
-        self.clips = ClipMaker(source.video_id, source.path, settings, want, sink, part)
+        self.clips = ClipMaker(source.video_id, source.path, settings, want, sink, part or WHOLE)
         sharp = settings.start.window_s > 0 or "proxies" in want
         self.waiting = Line(sharp, "proxies" in want, "hashes" in want)
-        self.watchers, self.work_px = _watchers(want), _work_px(settings)
+        watchers, self.work_px = _watchers(want), _work_px(settings)
+        self.watchers = {name: one for name, one in watchers.items() if not SIGNALS[name].small}
+        behind = {name: one for name, one in watchers.items() if SIGNALS[name].small}
+        kinds = [kind for name in behind for kind in SIGNALS[name].small]
+        self.behind = Behind(behind, kinds, self.clips.record, threads > 1 and can_be_apart())
         self.released = 0
         self.boundaries: deque[Boundary] = deque()
         self._beaten = (0, time.monotonic())
+
+    def __enter__(self) -> _Pass:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.behind.__exit__(*error)
 
     def run(self) -> dict[str, Any]:
         for frame in self.video:
@@ -138,13 +152,17 @@ class _Pass:
         seen = Seen(frame, self.work_px)
         seen.content = self.finder.push(frame, seen.bgr)
         for name, watcher in self.watchers.items():
-            self.clips.record(name, _see(watcher, seen))
+            if record := watcher.see(seen):
+                self.clips.record(name, record)
         self.waiting.push(seen)
+        self.behind.push(seen)
 
     def _settle(self, ended: bool) -> None:
         if ended:
             self.waiting.choose()
         self.boundaries.extend(self.finder.settle(ended))
+        if self.waiting and self.released < self.finder.settled:
+            self.behind.wait(self.finder.settled)
         while self.waiting and self.released < self.finder.settled:
             self._release()
 
@@ -174,7 +192,3 @@ def _work_px(settings: Curate) -> int:
 
 def _watchers(want: frozenset[str]) -> dict[str, Watcher]:
     return {name: signal.watch() for name, signal in SIGNALS.items() if signal.watch and f"scores.{name}" in want}
-
-
-def _see(watcher: Watcher, seen: Seen) -> Record | None:
-    return watcher.see(seen)

@@ -25,7 +25,7 @@ import pyarrow as pa
 from curate.signals.camera_fit import Fit, fit
 from curate.signals.camera_kinds import KINDS, features, mean_move, probabilities
 from curate.signals.flow import FlowPairs
-from curate.signals.kinds import Clip, Record, Scores, Seen, Signal
+from curate.signals.kinds import Clip, Glance, Record, Scores, Seen, Signal
 
 CLASSES = (
     "zoom in", "zoom out", "pan up", "pan down", "pan left", "pan right", "tilt up", "tilt down", "tilt left", "tilt right",
@@ -44,7 +44,7 @@ class Watch:
     def __init__(self) -> None:
         self._pairs = FlowPairs()
 
-    def see(self, seen: Seen) -> Record | None:
+    def see(self, seen: Seen | Glance) -> Record | None:
         pair = self._pairs.see(seen)
         return None if pair is None else Record(seen.time_s, pair.since_s, fit(pair.flow, pair.elapsed_s))
 
@@ -96,4 +96,4 @@ def direction(kind: str, fits: Sequence[Fit]) -> tuple[str, float]:
     return ("up" if down > 0 else "down"), clarity
 
 
-SIGNAL = Signal(COLUMNS, 3, "pass", Watch, summary)
+SIGNAL = Signal(COLUMNS, 3, "pass", Watch, summary, small=(Fit,))

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from curate.signals.kinds import Seen
+from curate.signals.kinds import Glance, Seen
 
 PAIR_S = 0.1
 REST_S = 0.1  # from the end of a pair to the beginning of the next, where motion changes
@@ -48,7 +48,7 @@ class FlowPairs:
         self._dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
         self._reference: tuple[float, np.ndarray] | None = None
 
-    def see(self, seen: Seen) -> FlowPair | None:
+    def see(self, seen: Seen | Glance) -> FlowPair | None:
         luma, now = seen.small_luma, seen.time_s
         before, anew = self._reference, self._rhythm.begins(now, seen.content)
         if before is None or before[1].shape != luma.shape:

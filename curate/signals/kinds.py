@@ -19,6 +19,13 @@ SMALL_PX = 256  # long side of the pictures of shots, motion and exposure
 Scores = dict[str, float | None]
 
 
+class Glance:
+    """All that some signals see of a frame: its time, its mean HSV change to the one before, its small luma uint8 (h, w)."""
+
+    def __init__(self, time_s: float, content: float, small_luma: np.ndarray):
+        self.time_s, self.content, self.small_luma = time_s, content, small_luma
+
+
 class Seen:
     """One frame of the pass and the pictures made of it, each made once and only when asked for.
 
@@ -85,14 +92,15 @@ class Record(NamedTuple):
 class Watcher(Protocol):
     """The state of a pass signal over one video."""
 
-    def see(self, seen: Seen) -> Record | None:
-        """Called for every frame in order; None where nothing was measured."""
+    def see(self, seen: Any) -> Record | None:
+        """Called for every frame in order with a Seen, or of a `small` signal a Glance; None where nothing was measured."""
         ...
 
 
 @dataclass(frozen=True)
 class Signal:
-    """columns: score -> Arrow type. watch and summary belong to a pass signal, from_proxies to one on proxies.
+    """columns: score -> Arrow type. watch and summary belong to a pass signal, from_proxies to one on proxies. small: that its
+    watcher needs only a Glance of a frame, and may look at it behind the pass; then the classes that its values consist of.
 
     summary takes the records of a clip (all inside it, in order) and gives one number per column, None for unknown.
     from_proxies takes rows of `proxies` and the signal's settings and gives a table of clip_id and columns.
@@ -104,6 +112,7 @@ class Signal:
     watch: Callable[[], Watcher] | None = None
     summary: Callable[[Sequence[Record], Clip], Scores] | None = None
     from_proxies: Callable[[pa.Table, Any], pa.Table] | None = None
+    small: tuple[type, ...] = ()
 
 
 class EverySeconds:

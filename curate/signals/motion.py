@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from curate.signals.borders import bars
 from curate.signals.flow import PAIR_S, FlowPair, FlowPairs
-from curate.signals.kinds import Clip, Record, Scores, Seen, Signal, mean
+from curate.signals.kinds import Clip, Glance, Record, Scores, Seen, Signal, mean
 from curate.signals.thing_flow import thing_flow
 from curate.signals.things import steepness, thing_mask, without, written
 from curate.signals.whole import Ground, affine_flow, length, moved_back
@@ -58,7 +58,7 @@ class Watch:
         self._dense = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
         self._recent: deque[tuple[float, np.ndarray]] = deque()
 
-    def see(self, seen: Seen) -> Record | None:
+    def see(self, seen: Seen | Glance) -> Record | None:
         luma, now = seen.small_luma, seen.time_s
         if self._recent and self._recent[-1][1].shape != luma.shape:
             self._recent.clear()
@@ -219,4 +219,4 @@ def jitter(pairs: Sequence[Pair]) -> float | None:
     return float(changed / total) if total > 1e-9 else 0.0
 
 
-SIGNAL = Signal({name: pa.float64() for name in COLUMNS}, 9, "pass", Watch, summary)
+SIGNAL = Signal({name: pa.float64() for name in COLUMNS}, 9, "pass", Watch, summary, small=(Step, Pair))
