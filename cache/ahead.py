@@ -2,8 +2,9 @@
 
 Samples come shuffled, and a disk that is asked for each when its turn comes waits most of the time. So the coming
 batches are taken together, as many as AHEAD_BYTES allow; their samples are sorted by tar and offset, neighbours become
-one stretch, and a thread asks the system for them. It is a hint: nothing is copied, the order of the batches is not
-touched, and what is wrong with a file is told by whoever reads it. Where some samples that are looked for are all in
+one stretch, and a thread asks the system for them, or reads long ones for nobody, piece by piece: of a longer request
+Linux reads only the start. It is a hint: nothing is kept, the order of the batches is not touched, and what is wrong with
+a file is told by whoever reads it. Where some samples that are looked for are all in
 the page cache, nothing is asked for and no thread is started.
 """
 
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 
 from cache.fingerprint import CacheError
-from cache.maps import BLOCK_BYTES
+from cache.maps import BLOCK_BYTES, PIECE_BYTES
 from cache.rows import Column
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ FIRST_BYTES = (
 )
 MOST = 256  # batches that are asked for and not yet read, at most: of tiny samples many go into the bytes
 GAP_BYTES = 1 << 17  # to read so little for nothing is cheaper than another request
-PIECE_BYTES = 1 << 19  # of a longer request Linux reads only the start
+LONG_BYTES = 1 << 22  # stretches from here on are read rather than asked for, which is faster
 PROBES = 8  # samples that are looked for in the page cache before many are asked for
 
 Part = tuple[str, Sequence[int]]  # a bucket, and rows of its index
@@ -126,8 +127,11 @@ class Ahead:
                         tar = self._cache.maps.tar(column, one.shard)
                     except CacheError:
                         continue
+                    ask = tar.will_need if one.stop - one.start < LONG_BYTES else tar.load
                     for at in range(one.start, one.stop, PIECE_BYTES):
-                        tar.will_need(at, min(PIECE_BYTES, one.stop - at))
+                        if self._closed:
+                            return
+                        ask(at, min(PIECE_BYTES, one.stop - at))
 
 
 def stretches(column: Column, rows: np.ndarray) -> list[Stretch]:

