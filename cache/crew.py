@@ -7,9 +7,15 @@ fall to it, so that a shard's bytes don't depend on how many there are.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
 
 PATIENCE = timedelta(days=30)  # how long processes that have no shard left wait for the others
 
@@ -35,6 +41,14 @@ class Crew:
     def finished(self, look: Callable[[], None] = lambda: None) -> None:
         """Wait until everybody's shards are there. look: called now and then by one who only waits."""
 
+    def texts(self, here: Callable[[], T], buckets: Sequence[str]) -> T:
+        """What here() gives, which makes the buckets' text states in this process; or the same from one better placed."""
+        return here()
+
+    def devices(self, chosen: torch.device) -> list[torch.device]:
+        """On which an encoder of texts may work when all shards are there; chosen is this process's own."""
+        return [chosen]
+
 
 class Torchrun(Crew):
     """Processes that torchrun started; they meet twice, over gloo."""
@@ -44,6 +58,12 @@ class Torchrun(Crew):
 
     def finished(self, look: Callable[[], None] = lambda: None) -> None:
         self._meet()
+
+    def devices(self, chosen: torch.device) -> list[torch.device]:
+        """The GPUs of the others of this machine, too, who are done."""
+        import torch
+
+        return [chosen] if chosen.type == "cpu" else [torch.device(chosen.type, k) for k in range(self.beside)]
 
     def _meet(self) -> None:
         import torch.distributed as dist

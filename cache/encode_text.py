@@ -25,7 +25,7 @@ from model.text import TextEncoder, TextStates
 from pipelines import fingerprint
 
 EMPTY = ""  # the caption of a clip that has none
-BATCH = 32  # samples, and texts given to the encoder, at once
+BATCH = 32  # samples whose texts are given to the encoder at once
 RECENT = 1024  # captions whose states are kept in memory: neighbours in a set are often described alike
 
 
@@ -136,9 +136,8 @@ class TextWriter:
         wanted = list(dict.fromkeys(text for one in samples for text in one["captions"]))
         found = {one: states for one in wanted if (states := self._known(one)) is not None}
         missing = [one for one in wanted if one not in found]
-        for start in range(0, len(missing), BATCH):
-            batch = missing[start : start + BATCH]
-            found |= dict(zip(batch, self._encode([texts[one] for one in batch], image), strict=True))
+        if missing:
+            found |= dict(zip(missing, self._encode([texts[one] for one in missing], image), strict=True))
         self._recent.update((one, found[one]) for one in missing)
         self._lengths.update((one, len(states.states)) for one, states in found.items())
         while len(self._recent) > RECENT:

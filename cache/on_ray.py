@@ -7,14 +7,14 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
 from ray.exceptions import RayTaskError
 
 import commands
-from cache.crew import Crew
+from cache.crew import Crew, T
 
 POLL_S = 0.5
 LOOK_S = 10.0  # how often it is told what is there, and who is waited for
@@ -41,6 +41,14 @@ def _assist(settings: dict[str, Any], options: dict[str, Any], rank: int, size: 
 
     roll.here.remote(rank)
     assist(check(settings), Options(**options), Crew(rank, size, _beside(size)))
+
+
+@ray.remote(max_retries=3)
+def _write_texts(settings: dict[str, Any], device: str | None, buckets: list[str]) -> Any:
+    from cache.make_texts import texts_of
+    from pipelines import check
+
+    return texts_of(check(settings), buckets, device, lambda line: print(line, file=sys.stderr, flush=True))
 
 
 def _beside(size: int) -> int:
@@ -95,6 +103,16 @@ class RayCrew(Crew):
                 for task in left:
                     ray.cancel(task, force=True)
                 return
+
+    def texts(self, here: Callable[[], T], buckets: Sequence[str]) -> T:
+        """By a task with a GPU, where there are any: the machine that plans may have none, and a language model on CPUs
+        takes days. A run that is stopped leaves what is not made to the next."""
+        if "num_gpus" not in self._needs or self._stopping():
+            return here()
+        task: Any = _write_texts.options(**self._needs).remote(self._settings, self._options["device"], list(buckets))
+        self._tasks = [task]
+        self.finished()
+        return here() if self._stopping() else ray.get(task)  # here() makes nothing then, and counts it
 
     def _say_who_is_waited_for(self) -> None:
         begun: Any = ray.get(self._roll.count.remote())

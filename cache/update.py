@@ -6,6 +6,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -17,15 +18,15 @@ from cache.black import write_black
 from cache.buckets import Bucket, Size
 from cache.crew import Crew
 from cache.encode import Job, Networks, make_latents
-from cache.encode_text import TextCounts, TextWriter
+from cache.encode_text import TextCounts
 from cache.fingerprint import cache_folder, latent_settings, text_settings
 from cache.ledger import Placed, clips_of, feeding_sets, place, view_table
-from cache.networks import image_tokens_of, text_of, vae_of
+from cache.make_texts import make_texts
+from cache.networks import image_tokens_of, vae_of
 from cache.plan import extended, sample_bytes, shards
 from cache.speed import write_speed
 from cache.state import BucketState, tars
 from compat import keep_freed_memory
-from curate.tables import Tables
 from media import storage
 from model.devices import best_device
 from pipelines import Recipe, RecipeError, fingerprint
@@ -84,7 +85,8 @@ def update(recipe: Recipe, options: Options, say: Say, stopping: Stopping = lamb
         states, seconds = _latents(recipe, options, jobs, states, stopping, crew, say)
         encoded, failed = _done(folder, options, before, states, seconds)
         _write_ledgers(folder, placed, states, merge=options.stage is not None)
-        texts_made, written = _texts(recipe, options, folder, texts, states, stopping, say)
+        here = partial(make_texts, recipe, states, options.device, crew, stopping, say)
+        texts_made, written = crew.texts(here, list(states))
         counts = {name: len(state.index()) for name, state in states.items()}
         _describe(folder, latents, texts, counts)
         return Summary(folder, ledger_counts(placed), counts, encoded, failed, texts_made, written, seconds)
@@ -235,19 +237,6 @@ def _done(folder: str, options: Options, before: dict[str, tuple[int, int]], sta
     if any(made.values()):
         write_speed(folder, best_device(options.device).type, made, seconds)
     return sum(made.values()), failed
-
-
-def _texts(recipe: Recipe, options: Options, folder: str, settings: dict[str, Any], states: dict[str, BucketState],
-           stopping: Stopping, say: Say) -> tuple[TextCounts, int]:  # fmt: skip
-    """Bring the text states of these buckets into line. Counts, and tars written."""
-    rows = Tables(recipe).read("captions", ["clip_id", "texts"]).to_pylist()
-    captions = {row["clip_id"]: row["texts"] for row in rows}
-    writer = TextWriter(folder, settings, lambda: text_of(recipe, best_device(options.device)), captions, say)
-    written = 0
-    for name, state in states.items():
-        if not stopping():
-            written += writer.update(name, state.index())
-    return writer.counts, written
 
 
 def _write_ledgers(folder: str, placed: dict[str, list[Placed]], states: dict[str, BucketState], merge: bool) -> None:

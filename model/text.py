@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -42,6 +44,24 @@ class TextSpec(NamedTuple):
     template: str | None = None
     image_template: str | None = None
     precision: str = "float32"
+
+
+class Several:
+    """Equal encoders on several devices, which share out what is to be encoded."""
+
+    def __init__(self, encoders: Sequence[TextEncoder]):
+        self._encoders = encoders
+        self.width, self.pooled_width = encoders[0].width, encoders[0].pooled_width
+        self._pool = ThreadPoolExecutor(len(encoders), thread_name_prefix="texts")
+
+    def encode(self, texts: list[str], image: bool = False) -> list[TextStates]:
+        each = -(-len(texts) // len(self._encoders))
+        parts = [texts[start : start + each] for start in range(0, len(texts), each)] if texts else []
+        found = self._pool.map(lambda one, part: one.encode(part, image), self._encoders, parts)
+        return [states for part in found for states in part]
+
+    def settings(self) -> dict[str, Any]:
+        return self._encoders[0].settings()
 
 
 def encoder_settings(spec: TextSpec) -> dict[str, Any]:

@@ -8,6 +8,7 @@ caption are cropped: they are the same for every caption, and the caption's toke
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from functools import lru_cache
 from pathlib import Path
@@ -33,12 +34,12 @@ class TransformersText:
         self.spec, self.device = spec, torch.device(device)
         self._settings = settings(spec)
         self.width, self.pooled_width = int(self._settings["width"]), int(self._settings["pooled_width"])
-        folder = _folder(spec.text)
-        self._tokenizer, self._network = tokenizer_of(folder), self._loaded(folder)
+        folder = _folder(spec.text)  # a tokenizer of its own: they note how they pad, and do not bear two threads
+        self._tokenizer, self._network = copy.deepcopy(tokenizer_of(folder)), self._loaded(folder)
         self._decoder = self._settings["class"] not in ENCODERS
         if spec.pooled is not None:
             self._pooler = self._loaded(_pooled_folder(spec.pooled))
-            self._pooler_tokenizer = tokenizer_of(_pooled_folder(spec.pooled))
+            self._pooler_tokenizer = copy.deepcopy(tokenizer_of(_pooled_folder(spec.pooled)))
 
     def settings(self) -> dict[str, Any]:
         return self._settings

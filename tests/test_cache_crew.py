@@ -1,5 +1,6 @@
 """Several encoders on one plan, started by torchrun or on Ray, killed and started again: the shards of one quiet run."""
 
+import json
 import multiprocessing
 import os
 import signal
@@ -15,13 +16,15 @@ import pytest
 import torch
 
 from cache.buckets import Bucket
-from cache.crew import Crew
+from cache.crew import Crew, Torchrun
 from cache.encode import _encoded, _Group
 from cache.fingerprint import cache_folder, latent_settings
 from cache.pixels import Crop
 from cache.plan import Item
 from cache.read import open_cache
 from cache.update import Options, update
+from scripts.demo import private_ray
+from tests.test_curate_cluster import head
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ws.DEFAULTS["cache"] | {"shard_bytes": 8_000}
@@ -118,3 +121,40 @@ def test_what_an_encoder_on_ray_says_is_said_in_a_line(tmp_path: Path) -> None:
     said = process.communicate(timeout=250)[0]
     assert process.returncode == 1 and "Traceback" not in said
     assert said.splitlines()[-1].startswith("error: ValueError: cache.logvar: this VAE has no log-variance")
+
+
+def test_when_all_shards_are_there_the_gpus_of_a_machine_read_texts() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda", 0)
+    assert Torchrun(0, 16, 8).devices(gpu) == [torch.device("cuda", k) for k in range(8)]
+    assert Torchrun(0, 16, 8).devices(cpu) == [cpu] and Crew().devices(gpu) == [gpu]
+
+
+DRIVER = """
+import json, sys
+import cache.make_texts, pipelines
+from cache.on_ray import RayCrew
+from cache.update import Options, update
+def loaded(*_): raise AssertionError("the encoder was loaded where nothing is encoded")
+cache.make_texts.text_of = loaded
+recipe, options = pipelines.load(sys.argv[1]), Options(workers=0)
+crew = RayCrew(pipelines.resolved(recipe), options._asdict(), None, lambda: False)
+print(json.dumps(update(recipe, options, lambda line: None, crew=crew).text), flush=True)
+crew.close()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_on_ray_texts_are_read_where_a_gpu_is(tmp_path: Path) -> None:
+    """The machine that plans may have none: it never loads the encoder (a pretended GPU, on which nothing computes)."""
+    files = ws.footage(tmp_path, videos=3, images=2)
+    expected = ws.fill(ws.recipe(tmp_path / "quiet", cache=SMALL), files)
+    alone = update(expected, Options(workers=0, device="cpu"), lambda line: None)
+    chosen = ws.fill(ws.recipe(tmp_path / "crew", cache=SMALL), files)
+    with private_ray("--num-cpus=2", "--num-gpus=1") as cluster:
+        command = [sys.executable, "-c", DRIVER, str(ws.config(chosen, tmp_path / "p.yaml"))]
+        environment = cluster[1] | {"RAY_ADDRESS": head(cluster), "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout.splitlines()[-1]) == list(alone.text) and alone.text.computed > 0
+    assert len(open_cache(chosen)) == len(open_cache(expected)) == 5

@@ -8,7 +8,7 @@ import torch
 
 import pipelines
 from compat import mend_torchvision
-from model.text import TextSpec, encoder_settings, load_spec
+from model.text import Several, TextSpec, encoder_settings, load_spec
 from model.weights import MissingWeights
 
 mend_torchvision()
@@ -124,6 +124,20 @@ def test_neighbours_change_nothing(llama: Path) -> None:
     encoder = load_spec(TextSpec(str(llama), template=TEMPLATE))
     alone = encoder.encode(["red"])[0].states
     assert torch.equal(encoder.encode(["a red ball rolls", "red"])[1].states, alone)
+
+
+def test_several_encoders_share_out_the_texts(llama: Path, clip: Path) -> None:
+    spec = TextSpec(str(llama), str(clip), template=TEMPLATE)
+    one, several = load_spec(spec), Several([load_spec(spec) for _ in range(3)])
+    assert several.settings() == one.settings() and (several.width, several.pooled_width) == (
+        one.width,
+        one.pooled_width,
+    )
+    for count in (0, 1, 2, 3, 7, 40):
+        texts = [" ".join(CAPTIONS.split()[k % 11 : k % 11 + 1 + k % 5]) for k in range(count)]
+        wanted, found = one.encode(texts), several.encode(texts)
+        assert len(found) == count
+        assert all(torch.equal(a, b) for pair in zip(found, wanted, strict=True) for a, b in zip(*pair))
 
 
 def test_settings_without_loading_name_what_changes_states(llama: Path, t5: Path, clip: Path) -> None:
