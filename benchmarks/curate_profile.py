@@ -22,7 +22,7 @@ import cv2
 from benchmarks.curate_once import measured
 from benchmarks.curate_speed import decode
 from curate import clips, scan
-from curate.signals.kinds import Seen
+from curate.seen import Seen
 from curate.waiting import Line
 from media.decode import Rough
 

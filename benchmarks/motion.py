@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+from curate.seen import Clip, Record, Seen
 from curate.shots import ShotFinder
 from curate.signals import motion
-from curate.signals.kinds import Clip, Record, Seen
 from media.decode import Video
 
 SEEDS = (0, 47)

@@ -12,10 +12,10 @@ import numpy as np
 
 from curate.pictures import decode_jpeg
 from curate.proxies import jpeg
+from curate.seen import Seen
 from curate.shots import ShotFinder
 from curate.signals.camera_fit import Fit, fit
 from curate.signals.flow import FlowPairs
-from curate.signals.kinds import Seen
 from media.decode import Frame, Video
 from media.still import still_frame
 

@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 
 from curate.orphan import end_with
-from curate.signals.kinds import SMALL_PX, Glance, Record, Seen, Watcher
+from curate.seen import SMALL_PX, Glance, Record, Seen, Watcher
 
 AT_ONCE = 8  # frames that are handed over together: to wake a process costs as much as a small call
 MOST = 8  # such hands that may wait: two or three seconds of film

@@ -17,14 +17,14 @@ import numpy as np
 
 from curate.hashes import frame_hash
 from curate.proxies import Candidate, Store, evenly, jpeg
+from curate.seen import Clip, Record, Seen
 from curate.sharpest import sharpest
-from curate.signals import SIGNALS
-from curate.signals.kinds import Clip, Record, Seen
 from curate.spans import CUT_KINDS, Edge, parts, usable, window
 from curate.waiting import SLOT_S, Waiting
 from media.decode import Frame
 
 if TYPE_CHECKING:
+    from curate.signals.kinds import Signal
     from pipelines import Curate  # a scan is told its settings, and loads no recipes
 
 HASH_STEP_S = 0.25
@@ -40,6 +40,15 @@ class Mark(NamedTuple):
     time_s: float
     end_s: float
     sharpness: float
+
+
+def signals(want: frozenset[str]) -> dict[str, Signal]:
+    """Those whose tables are wanted. They are loaded when one is: splitting alone needs none."""
+    if not any(table.startswith("scores.") for table in want):
+        return {}
+    from curate.signals import SIGNALS
+
+    return {name: signal for name, signal in SIGNALS.items() if f"scores.{name}" in want}
 
 
 def clip_id(video_id: str, start_tick: int, end_tick: int) -> str:
@@ -237,13 +246,10 @@ class ClipMaker:
             inside = [one for one in self._hashes if start_s <= one[0] < end_s]
             row = {"times_s": [one[0] for one in inside], "hashes": [one[1] for one in inside]}
             self._sink("hashes", [{"clip_id": done["clip_id"]} | row])
-        for name in self._signals():
-            records = [r for r in self._records.get(name, ()) if start_s <= r.since_s and r.time_s < end_s]
-            scores = SIGNALS[name].summary(records, clip)  # type: ignore[misc]
-            self._sink(f"scores.{name}", [{"clip_id": done["clip_id"]} | scores])
-
-    def _signals(self) -> list[str]:
-        return [name for name, signal in SIGNALS.items() if signal.summary and f"scores.{name}" in self._want]
+        for name, signal in signals(self._want).items():
+            if signal.summary is not None:
+                records = [r for r in self._records.get(name, ()) if start_s <= r.since_s and r.time_s < end_s]
+                self._sink(f"scores.{name}", [{"clip_id": done["clip_id"]} | signal.summary(records, clip)])
 
     def _proxies(self, start_s: float, end_s: float) -> dict[str, Any]:
         candidates = {one.time_s: one for one in (*self._store.all(), *self._lead) if one.time_s >= start_s}
@@ -276,8 +282,9 @@ def still_rows(video_id: str, path: str, seen: Seen, records: dict[str, Record |
         "proxies": {"times_s": [0.0], "jpegs": [jpeg(seen.small.rgb(settings.proxies.long_side_px))]},
         "hashes": {"times_s": [0.0], "hashes": [frame_hash(seen.small_luma)]},
     }  # fmt: skip
+    measured = signals(want)
     for name, record in records.items():
-        summary = SIGNALS[name].summary
+        summary = measured[name].summary
         assert summary is not None
         rows[f"scores.{name}"] = summary([record] if record else [], clip)
     return {table: [{"clip_id": key} | one] for table, one in rows.items() if table in want}

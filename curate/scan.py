@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import cv2
 
 from curate.behind import Behind, can_be_apart
-from curate.clips import WHOLE, ClipMaker, still_rows
+from curate.clips import WHOLE, ClipMaker, signals, still_rows
+from curate.seen import WORK_PX, Seen, Watcher
 from curate.segments import Own, Piece, lead_s
 from curate.shots import Boundary, ShotFinder
-from curate.signals import SIGNALS
-from curate.signals.kinds import WORK_PX, Seen, Watcher
 from curate.spans import Edge
 from curate.waiting import Line
 from media.decode import Frame, Video
@@ -61,7 +60,7 @@ def scan_video(source: Source, settings: Curate, want: frozenset[str], sink: Sin
     try:
         threads = threads or cv2.getNumThreads()
         with (
-            Video(source.path, threads) as video,
+            Video(source.path, _decoders(threads, want)) as video,
             _Pass(source, settings, want, sink, beat, video, threads, part) as one,
         ):
             return one.run() if part is None else one.run_part(part)
@@ -102,9 +101,10 @@ class _Pass:
         sharp = settings.start.window_s > 0 or "proxies" in want
         self.waiting = Line(sharp, "proxies" in want, "hashes" in want)
         watchers, self.work_px = _watchers(want), _work_px(settings)
-        self.watchers = {name: one for name, one in watchers.items() if not SIGNALS[name].small}
-        behind = {name: one for name, one in watchers.items() if SIGNALS[name].small}
-        kinds = [kind for name in behind for kind in SIGNALS[name].small]
+        small = _small(want)
+        self.watchers = {name: one for name, one in watchers.items() if name not in small}
+        behind = {name: one for name, one in watchers.items() if name in small}
+        kinds = [kind for name in behind for kind in small[name]]
         self.behind = Behind(behind, kinds, self.clips.record, threads > 1 and can_be_apart())
         self.released = 0
         self.boundaries: deque[Boundary] = deque()
@@ -190,5 +190,14 @@ def _work_px(settings: Curate) -> int:
     return max(WORK_PX, settings.proxies.long_side_px)
 
 
+def _decoders(threads: int, want: frozenset[str]) -> int:
+    """Threads of the decoder. Each decodes a frame ahead; where nothing is measured behind the pass, twice as many keep cores busy."""
+    return threads if threads == 1 or _small(want) else 2 * threads
+
+
 def _watchers(want: frozenset[str]) -> dict[str, Watcher]:
-    return {name: signal.watch() for name, signal in SIGNALS.items() if signal.watch and f"scores.{name}" in want}
+    return {name: signal.watch() for name, signal in signals(want).items() if signal.watch}
+
+
+def _small(want: frozenset[str]) -> dict[str, tuple[type, ...]]:
+    return {name: signal.small for name, signal in signals(want).items() if signal.small}

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from curate.seen import Seen
 from curate.sharpest import laplacian_variance
-from curate.signals.kinds import Seen
 from media.decode import Frame
 
 SLOT_S = 0.1

@@ -19,8 +19,8 @@ import pytest
 
 from curate.behind import AT_ONCE, MOST, Behind, can_be_apart, made, plain
 from curate.scan import Source, scan_video
+from curate.seen import Glance, Record
 from curate.signals import SIGNALS
-from curate.signals.kinds import Glance, Record
 from curate.signals.motion import Pair, Step
 from pipelines import Curate
 

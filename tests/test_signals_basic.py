@@ -11,8 +11,8 @@ import pytest
 from test_scan_videos import scan
 
 from curate import crop
+from curate.seen import Clip, Record
 from curate.signals import borders, exposure, motion
-from curate.signals.kinds import Clip, Record
 from pipelines import SCORES
 
 RNG = np.random.default_rng(0)

@@ -12,10 +12,10 @@ from benchmarks import camera as camera_benchmark
 from benchmarks.camera_scenes import FIT_TEXTURES, HELD_OUT_TEXTURES, judged
 from benchmarks.signal_clips import real_clip
 from curate.caption import measured
+from curate.seen import Clip, Record
 from curate.signals.camera import CLASSES, SIGNAL, classify, summary
 from curate.signals.camera_fit import Fit, cells, fit, places
 from curate.signals.camera_kinds import KINDS, features, probabilities
-from curate.signals.kinds import Clip, Record
 from examples.moves import CAMERA_CLASSES
 
 WIDTH, HEIGHT, STEP_S = 256, 144, 0.1

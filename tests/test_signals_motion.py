@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from benchmarks.motion import judged, shares
+from curate.seen import Clip, Record
 from curate.signals import motion
 from curate.signals.flow import FlowPair
-from curate.signals.kinds import Clip, Record
 from curate.signals.thing_flow import thing_flow
 from curate.signals.things import steepness, thing_mask, written
 from curate.signals.whole import Ground, _looked_up, affine_flow, moved_back

@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
+from curate.seen import Seen
 from curate.sharpest import laplacian_variance
 from curate.signals.flow import CUT, FlowPair, FlowPairs, Rhythm
-from curate.signals.kinds import Seen
 from curate.waiting import SLOT_S, Line
 from media.decode import Video
 from media.reduce import MOST_KEPT, _kept, averaged, averaged_420, reformatted

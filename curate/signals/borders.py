@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 
 from curate.crop import columns_of
-from curate.signals.kinds import Clip, EverySeconds, Record, Scores, Seen, Signal
+from curate.seen import Clip, Record, Seen
+from curate.signals.kinds import EverySeconds, Scores, Signal
 
 STEP_S = 0.5
 FLAT = 4.0  # standard deviation along a border line, in grey levels: coding noise of a flat area

@@ -22,10 +22,11 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
+from curate.seen import Clip, Glance, Record, Seen
 from curate.signals.camera_fit import Fit, fit
 from curate.signals.camera_kinds import KINDS, features, mean_move, probabilities
 from curate.signals.flow import FlowPairs
-from curate.signals.kinds import Clip, Glance, Record, Scores, Seen, Signal
+from curate.signals.kinds import Scores, Signal
 
 CLASSES = (
     "zoom in", "zoom out", "pan up", "pan down", "pan left", "pan right", "tilt up", "tilt down", "tilt left", "tilt right",

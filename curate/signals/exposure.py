@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
-from curate.signals.kinds import Clip, EverySeconds, Record, Scores, Seen, Signal, median
+from curate.seen import Clip, Record, Seen
+from curate.signals.kinds import EverySeconds, Scores, Signal, median
 
 STEP_S = 0.5
 WHITE, BLACK = 250, 5  # luma from which on a pixel is burnt out, up to which it is crushed

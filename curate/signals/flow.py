@@ -12,7 +12,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from curate.signals.kinds import Glance, Seen
+from curate.seen import Glance, Seen
 
 PAIR_S = 0.1
 REST_S = 0.1  # from the end of a pair to the beginning of the next, where motion changes

@@ -17,9 +17,10 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
+from curate.seen import Clip, Glance, Record, Seen
 from curate.signals.borders import bars
 from curate.signals.flow import PAIR_S, FlowPair, FlowPairs
-from curate.signals.kinds import Clip, Glance, Record, Scores, Seen, Signal, mean
+from curate.signals.kinds import Scores, Signal, mean
 from curate.signals.thing_flow import thing_flow
 from curate.signals.things import steepness, thing_mask, without, written
 from curate.signals.whole import Ground, affine_flow, length, moved_back

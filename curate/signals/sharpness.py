@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
+from curate.seen import Clip, Record, Seen
 from curate.sharpest import laplacian_variance
 from curate.signals.detail import detail
-from curate.signals.kinds import Clip, EverySeconds, Record, Scores, Seen, Signal, median
+from curate.signals.kinds import EverySeconds, Scores, Signal, median
 
 STEP_S, DETAIL_STEP_S = 0.5, 1.0  # between looks at a picture, at a full-size one
 
