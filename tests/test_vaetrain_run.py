@@ -17,12 +17,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import commands
 import pipelines
 from commands import Interrupted
 from media.write import write_mp4, write_png
 from model.vae import load_vae
 from pipelines import RecipeError
-from train import checkpoint, metrics, vae_loop
+from train import checkpoint, metrics, vae, vae_loop
 
 ROOT = Path(__file__).resolve().parents[1]
 NAME = "vae-256px"
@@ -227,3 +228,12 @@ def test_training_improves_held_out_footage_and_tiles_come_to_look_like_the_whol
     print(f"grey {grey:.2f} dB, start {start}, before tiling {before}, after {after}")
     assert after["psnr"] > grey + 6 and after["psnr"] > start["psnr"] + 1
     assert abs(after["psnr"] - after["psnr_tiled"]) < 0.5
+
+
+def test_several_processes_are_refused_in_a_line(monkeypatch, capsys):
+    """They would tell of a busy folder, all but one."""
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    with pytest.raises(SystemExit) as left:
+        commands.run(lambda: vae.app(["--stage", "vae-256px"], standalone_mode=False))
+    assert left.value.code == 2
+    assert "trained by one process, torchrun started 8: run it without torchrun" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -30,6 +31,10 @@ def main(
     Example: python -m train.vae --stage vae-256px --set 'vae_stages.vae-256px.holdout=[my/films]'
     """
     settings = pipelines.load(config, recipe, tuple(overrides or ()), workspace=workspace)
+    if (size := int(os.environ.get("WORLD_SIZE", "1"))) > 1:  # each would find the run's folder busy with another
+        raise pipelines.RecipeError(
+            f"a VAE is trained by one process, torchrun started {size}: run it without torchrun"
+        )
     stop = commands.Stop()
     from train import vae_loop
 
