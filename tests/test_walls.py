@@ -110,6 +110,13 @@ def test_importing_is_light(module: str) -> None:
     assert not loaded.split(), f"import {module} loads {loaded}"
 
 
+def test_a_scan_loads_no_signal_before_one_is_wanted() -> None:
+    """Splitting alone starts as quickly as its peers: signals bring Arrow with them."""
+    code = "import sys, curate.scan; print(*({'pyarrow', 'pydantic', 'curate.signals'} & set(sys.modules)))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert not loaded.split(), f"import curate.scan loads {loaded}"
+
+
 def test_files_stay_small() -> None:
     long = {
         str(path.relative_to(ROOT)): count
