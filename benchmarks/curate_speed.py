@@ -220,7 +220,7 @@ def main() -> None:
     parser.add_argument("--part", choices=("decode", "scenedetect", "both"), default="both")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/out/curate_speed.json"))
     given = parser.parse_args()
-    cv2.setNumThreads(1)  # as in the process that curation scans in, which is forked for what is measured behind the pass
+    cv2.setNumThreads(1)  # as in the process that curation scans in: it is forked for what is measured behind the pass
     rows = against_decoding(given.footage, given.rounds, given.threads) if given.part != "scenedetect" else []
     rows += against_scenedetect(given.footage, given.rounds, given.threads) if given.part != "decode" else []
     show(rows)
