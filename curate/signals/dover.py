@@ -18,6 +18,7 @@ import numpy as np
 from curate.signals.kinds import Scores
 
 FRAMES, SIDE, PATCHES = 32, 224, 7
+PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")  # of onnxruntime, the better first
 MEAN, SPREAD = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
 # How the published scores become one: centred and scaled per branch, weighted (the authors' fuse_results).
 CENTRE, SCALE = np.array([-0.08285, 0.1107]), np.array([0.03774, 0.07355])  # aesthetic, technical
@@ -79,7 +80,8 @@ def network(path: str) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
 def _onnx(path: str) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    here = onnxruntime.get_available_providers()
+    session = onnxruntime.InferenceSession(path, providers=[one for one in PROVIDERS if one in here])
     inputs = session.get_inputs()
     makers = (whole, fragments)[: len(inputs)]
 
@@ -96,12 +98,14 @@ def _onnx(path: str) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
 def _torchscript(path: str) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
     import torch
 
-    script = torch.jit.load(path, map_location="cpu").eval()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    script = torch.jit.load(path, map_location=device).eval()
+    makers = (whole, fragments)[: len(script.forward.schema.arguments) - 1]  # the first one is the network itself
 
     def run(frames: Sequence[np.ndarray]) -> np.ndarray:
         with torch.no_grad():
-            output: Any = script(torch.from_numpy(whole(frames, FRAMES)))
-        return _numbers([one.numpy() for one in (output if isinstance(output, (list, tuple)) else [output])])
+            output: Any = script(*(torch.from_numpy(make(frames, FRAMES)).to(device) for make in makers))
+        return _numbers([one.cpu().numpy() for one in (output if isinstance(output, (list, tuple)) else [output])])
 
     return run
 
