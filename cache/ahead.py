@@ -27,9 +27,8 @@ if TYPE_CHECKING:
 
 AHEAD_BYTES = 256_000_000  # asked for and not yet read, at most
 MEMORY_SHARE = 8  # and no more than one part in so many of the memory that is available
-FIRST_BYTES = (
-    4_000_000  # asked for at first, so that the first batch does not wait for others; then four times as much each time
-)
+FIRST_BYTES = 4_000_000  # asked for at first, so that the first batch does not wait for others
+STEP_BYTES = 8_000_000  # asked for together later: of 64 MB in the order of the disk a batch waits for most
 MOST = 256  # batches that are asked for and not yet read, at most: of tiny samples many go into the bytes
 GAP_BYTES = 1 << 17  # to read so little for nothing is cheaper than another request
 LONG_BYTES = 1 << 22  # stretches from here on are read rather than asked for, which is faster
@@ -91,8 +90,9 @@ class Ahead:
                 rows.setdefault(one.bucket, []).extend(one.rows)
             self._coming.append(sum(round(len(one.rows) * self._cache.rows(one.bucket).mean_bytes) for one in parts))
             self._next, taken = self._next + 1, taken + self._coming[-1]
-        self._asked, self._step = self._asked + taken, min(4 * self._step, self._limit // 2)
+        self._asked += taken
         cold = [(bucket, some) for bucket, some in rows.items() if not self._there(bucket, some)]
+        self._step = min(STEP_BYTES if cold else 4 * self._step, self._limit // 2)  # to look costs something too
         if cold:
             if self._thread is None:
                 self._limit = max(FIRST_BYTES, min(AHEAD_BYTES, available_bytes() // MEMORY_SHARE))
