@@ -14,7 +14,6 @@ import av
 import cv2
 
 from curate.scan import Source, scan_video
-from curate.signals import SIGNALS
 from recipe_clips import Curate, Shots, Start  # and not `pipelines`: nothing else of a recipe is needed
 
 
@@ -23,8 +22,7 @@ def measured(path: Path, threads: int = 2, everything: bool = True) -> dict[str,
 
     `starts`: ticks of the first frames after hard cuts.
     """
-    passes = [f"scores.{name}" for name, signal in SIGNALS.items() if signal.source == "pass"]
-    want: frozenset[str] = frozenset(["clips", "proxies", "hashes", *passes] if everything else ["clips"])
+    want = frozenset(["clips", "proxies", "hashes", *_passes()] if everything else ["clips"])
     starts: set[int] = set()
 
     def sink(table: str, rows: list[dict[str, Any]]) -> None:
@@ -37,6 +35,12 @@ def measured(path: Path, threads: int = 2, everything: bool = True) -> dict[str,
         Source("0" * 16, str(path), path.stat().st_size, ""), settings, want, sink, lambda _: None, threads
     )
     return row | {"starts": sorted(starts)}
+
+
+def _passes() -> list[str]:
+    from curate.signals import SIGNALS  # which splitting does without
+
+    return [f"scores.{name}" for name, signal in SIGNALS.items() if signal.source == "pass"]
 
 
 def starts_s(path: Path, what: str, threads: int) -> list[float]:
