@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
+import train_workspace
 from torch.distributed.fsdp import FSDPModule
 
 import commands
 from cache.read import LatentCache, open_cache
 from pipelines import Recipe, RecipeError
-from tests import train_workspace
 from train import checkpoint, folder, network, stages
 from train.data import stage_pools
 from train.distributed import World, barrier, joined, local, whole

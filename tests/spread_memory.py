@@ -14,9 +14,9 @@ import sys
 from pathlib import Path
 
 import torch
+import train_workspace
 
 from model.sizes import SIZES
-from tests import train_workspace
 from train import network, stages
 from train.distributed import joined, spread
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,13 @@ def one_thread() -> Iterator[None]:
     cv2.setNumThreads(1)
     yield
     cv2.setNumThreads(before)
+
+
+@pytest.fixture
+def begun() -> Callable[[], list[str]]:
+    """Processes that this one has begun since the test did, and that are not gone."""
+    before = set(children())
+    return lambda: [one for one in children() if one not in before]
 
 
 class Echo:
@@ -68,7 +75,7 @@ def children() -> list[str]:
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_every_frame_comes_back_in_order_from_another_process() -> None:
+def test_every_frame_comes_back_in_order_from_another_process(begun: Callable[[], list[str]]) -> None:
     frames = glances(3 * (MOST + 1) * AT_ONCE + 3)
     here, there = seen_by(frames, Echo(), apart=False), seen_by(frames, Echo(), apart=True)
     assert [record._replace(values=record.values[1:]) for _, record in there] == [
@@ -76,7 +83,7 @@ def test_every_frame_comes_back_in_order_from_another_process() -> None:
     ]
     assert {record.values[0] for _, record in here} == {os.getpid()}
     assert len(others := {record.values[0] for _, record in there}) == 1 and os.getpid() not in others
-    assert children() == []
+    assert begun() == []
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -93,19 +100,19 @@ def test_only_what_was_asked_for_is_waited_for() -> None:
 
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("apart", [False, True])
-def test_what_a_watcher_raises_is_raised_and_nothing_is_left(apart: bool) -> None:
+def test_what_a_watcher_raises_is_raised_and_nothing_is_left(begun: Callable[[], list[str]], apart: bool) -> None:
     with pytest.raises(RuntimeError if apart else ValueError, match=r"no 20\.0"):
         seen_by(glances(100), Echo(fails_at=20.0), apart)
-    assert children() == []
+    assert begun() == []
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_a_process_that_dies_is_told_of() -> None:
+def test_a_process_that_dies_is_told_of(begun: Callable[[], list[str]]) -> None:
     with pytest.raises(RuntimeError, match="status -9"), Behind({"echo": Echo()}, [], lambda *_: None, True) as behind:
-        os.kill(int(children()[0]), signal.SIGKILL)
+        os.kill(int(begun()[0]), signal.SIGKILL)
         for frame in glances(5 * MOST * AT_ONCE):
             behind.push(frame)
-    assert children() == []
+    assert begun() == []
 
 
 def test_values_come_back_as_they_were() -> None:
@@ -117,7 +124,7 @@ def test_values_come_back_as_they_were() -> None:
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_rows_are_those_of_one_process(generated: Path) -> None:
+def test_rows_are_those_of_one_process(begun: Callable[[], list[str]], generated: Path) -> None:
     for name in ("pans.mp4", "fades.mp4", "uneven.mp4"):
         path, rows = generated / name, []
         used = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
@@ -131,7 +138,7 @@ def test_rows_are_those_of_one_process(generated: Path) -> None:
         assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime > used, (
             "motion was measured in a process of its own"
         )
-    assert children() == []
+    assert begun() == []
 
 
 def test_no_fork_where_opencv_has_threads() -> None:
