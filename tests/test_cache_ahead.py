@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -147,8 +148,12 @@ def test_what_is_loaded_is_in_the_page_cache_and_a_file_that_ends_is_no_error(ma
     cache = LatentCache(str(folder))
     rows = cache.rows(biggest(cache)).latents
     tar = cache.maps.tar(rows, int(rows.shards[0]))
-    dropped(folder)
-    if tar.cached(0):
+    for _ in range(20):  # pages that are still on their way into the kernel's lists stay the first time
+        dropped(folder)
+        if not tar.cached(0):
+            break
+        time.sleep(0.05)
+    else:
         pytest.skip("files cannot be dropped from memory here")
     tar.load(0, tar.size)
     assert all(tar.cached(at) for at in range(0, tar.size, 4096))
