@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch.distributed.checkpoint.api import CheckpointException
 
 from media import storage
-from train import adapters, checkpoint, metrics, pieces
+from train import adapters, checkpoint, fetched, metrics, pieces
 from train.distributed import World
 from train.saving import Saver
 
@@ -100,6 +100,16 @@ def test_processes_of_a_machine_fetch_from_a_store_once(tmp_path, monkeypatch):
         assert Path(other("model.safetensors")).parent != path.parent
         with pytest.raises(ValueError, match="not the bytes that were written"):
             one("model.safetensors")
+
+
+def test_what_another_put_where_weights_are_fetched_to_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with fetched.together(["here"]) as folder:
+        assert Path(folder).stat().st_mode & 0o777 == 0o700
+    (tmp_path / "theirs").mkdir()
+    Path(folder).symlink_to(tmp_path / "theirs")
+    with pytest.raises(PermissionError, match="made by another user; set TMPDIR"), fetched.together(["here"]):
+        pass
 
 
 def test_frozen_weights_come_back_from_a_store_and_leave_nothing(tmp_path, monkeypatch):

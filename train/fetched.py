@@ -18,12 +18,17 @@ from media import storage
 @contextmanager
 def together(key: Any) -> Iterator[str]:
     """A local folder that is the same for all who give this key (JSON data that tells the files from any others). The last
-    to leave removes it; what was mapped from it stays as long as the map does."""
+    to leave removes it; what was mapped from it stays as long as the map does.
+
+    Raises PermissionError where somebody else has put a folder in its place: what lies there is not trusted.
+    """
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     folder = os.path.join(tempfile.gettempdir(), f"dailies-{os.getuid()}-{digest}-fetched")
     with open(f"{folder}.lock", "ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
-        os.makedirs(folder, exist_ok=True)
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        if os.path.islink(folder) or os.stat(folder).st_uid != os.getuid():
+            raise PermissionError(f"{folder}: made by another user; set TMPDIR to a folder of your own")
         try:
             yield folder
         finally:
