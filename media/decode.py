@@ -40,8 +40,8 @@ class Frame:
     width, height: upright px with square pixels; gap: frames were lost just before this one.
     """
 
-    __slots__ = ("_colour", "_picture", "_upright", "end_pts", "end_s", "gap", "height", "index", "pts", "time_base",
-                 "time_s", "width")  # fmt: skip
+    __slots__ = ("colour", "end_pts", "end_s", "gap", "height", "index", "picture", "pts", "time_base", "time_s",
+                 "upright", "width")  # fmt: skip
 
     def __init__(self, index: int, pts: int, end_pts: int, time_base: Fraction, picture: Any, size: tuple[int, int],
                  upright: Upright, colour: Colour, gap: bool = False):  # fmt: skip
@@ -49,20 +49,20 @@ class Frame:
         self.width, self.height = size
         up, down = time_base.as_integer_ratio()
         self.time_s, self.end_s = pts * up / down, end_pts * up / down
-        self._picture, self._upright, self._colour = picture, upright, colour
+        self.picture, self.upright, self.colour = picture, upright, colour
 
     def shrunk(self, long_side: int) -> Frame:
         """The same frame with a picture of at most long_side px that holds no reference to the large one."""
-        small = self._reduced(long_side, "yuv420p10le" if self._colour.hdr else "yuv420p")
-        return self if small is self._picture else self._with(small, self._limited())
+        small = self._reduced(long_side, "yuv420p10le" if self.colour.hdr else "yuv420p")
+        return self if small is self.picture else self._with(small, self._limited())
 
     def bare(self) -> Frame:
         """The same frame without its picture: its place in time and its size."""
-        return self._with(None, self._colour)
+        return self._with(None, self.colour)
 
     def luma(self, long_side: int | None = None) -> np.ndarray:
         """Full-range SDR luma, uint8 (h, w), upright, at most long_side px (None: as stored)."""
-        return self._upright.apply(self._stored_luma(long_side))
+        return self.upright.apply(self._stored_luma(long_side))
 
     def bgr(self, long_side: int) -> np.ndarray:
         """uint8 (h, w, 3) upright, quick and only roughly the right colours: for detectors, not for eyes."""
@@ -70,29 +70,29 @@ class Frame:
 
     def rough(self, long_side: int) -> Rough:
         """A small picture, at most long_side px, from the decoder's planes."""
-        if self._picture.format.name not in ("yuv420p", "yuvj420p"):
-            return Rough(self._reduced(long_side, "yuv420p").to_ndarray(), self._limited(), self._upright)
-        sides = [(plane.width, plane.height) for plane in self._picture.planes]
+        if self.picture.format.name not in ("yuv420p", "yuvj420p"):
+            return Rough(self._reduced(long_side, "yuv420p").to_ndarray(), self._limited(), self.upright)
+        sides = [(plane.width, plane.height) for plane in self.picture.planes]
         planes = [self._plane(k, *size) for k, size in enumerate(sides)]
-        return Rough(averaged_420(planes, *self._stored_size(long_side)), self._colour, self._upright)
+        return Rough(averaged_420(planes, *self._stored_size(long_side)), self.colour, self.upright)
 
     def rgb(self, long_side: int | None = None) -> np.ndarray:
         """SDR uint8 (h, w, 3), upright, square pixels, at most long_side px (None: full size). Never enlarges."""
         width, height = fitted(self.width, self.height, long_side)
-        stored = (height, width) if self._upright.transpose else (width, height)
-        return self._upright.apply(to_rgb(self._picture, self._colour, *stored))
+        stored = (height, width) if self.upright.transpose else (width, height)
+        return self.upright.apply(to_rgb(self.picture, self.colour, *stored))
 
     def _stored_luma(self, long_side: int | None) -> np.ndarray:
-        small = self if self._planar() else self.shrunk(long_side or max(self._picture.width, self._picture.height))
-        width, height = small._picture.width, small._picture.height
+        small = self if self._planar() else self.shrunk(long_side or max(self.picture.width, self.picture.height))
+        width, height = small.picture.width, small.picture.height
         if long_side is not None:
             width, height = self._stored_size(long_side)
-        return shown(small._plane(0, width, height), small._colour)
+        return shown(small._plane(0, width, height), small.colour)
 
     def _reduced(self, long_side: int, kind: str) -> Any:
         """The decoder's picture in another format, at most long_side px; the picture itself where nothing is to be done."""
         width, height = self._stored_size(long_side)
-        picture, colour = self._picture, self._limited()
+        picture, colour = self.picture, self._limited()
         if (picture.width, picture.height, picture.format.name) == (width, height, kind):
             return picture
         code = 2 if colour.full_range else 1
@@ -103,23 +103,23 @@ class Frame:
 
     def _limited(self) -> Colour:
         """The colour of a reduced picture: RGB becomes limited."""
-        return self._colour._replace(full_range=self._colour.full_range and not self._picture.format.is_rgb)
+        return self.colour._replace(full_range=self.colour.full_range and not self.picture.format.is_rgb)
 
     def _with(self, picture: Any, colour: Colour) -> Frame:
         return Frame(self.index, self.pts, self.end_pts, self.time_base, picture, (self.width, self.height),
-                     self._upright, colour, self.gap)  # fmt: skip
+                     self.upright, colour, self.gap)  # fmt: skip
 
     def _stored_size(self, long_side: int) -> tuple[int, int]:
         """Even size before turning, long side at most long_side, shape of the square-pixel picture."""
-        return _even(*self._upright.size(self.width, self.height), long_side)
+        return _even(*self.upright.size(self.width, self.height), long_side)
 
     def _planar(self) -> bool:
-        return self._picture.format.name in ("yuv420p", "yuvj420p", "yuv420p10le")
+        return self.picture.format.name in ("yuv420p", "yuvj420p", "yuv420p10le")
 
     def _plane(self, number: int, width: int, height: int) -> np.ndarray:
         """One plane as uint8 (height, width); the decoder's memory is read in place."""
-        plane = self._picture.planes[number]
-        deep = self._picture.format.name.endswith("10le")
+        plane = self.picture.planes[number]
+        deep = self.picture.format.name.endswith("10le")
         data = np.frombuffer(plane, np.uint16 if deep else np.uint8)
         data = data.reshape(plane.height, -1)[:, : plane.width]
         if deep:
@@ -131,17 +131,17 @@ class Rough:
     """I420 planes uint8 (h * 3 / 2, w), not turned, and what is made of them when it is asked for."""
 
     def __init__(self, planes: np.ndarray, colour: Colour, upright: Upright):
-        self._planes, self._colour, self._upright = planes, colour, upright
+        self.planes, self.colour, self.upright = planes, colour, upright
 
     @cached_property
     def bgr(self) -> np.ndarray:
         """uint8 (h, w, 3) upright, only roughly the right colours."""
-        return self._upright.apply(cv2.cvtColor(self._planes, cv2.COLOR_YUV2BGR_I420))
+        return self.upright.apply(cv2.cvtColor(self.planes, cv2.COLOR_YUV2BGR_I420))
 
     @cached_property
     def luma(self) -> np.ndarray:
         """Full-range SDR luma, uint8 (h, w), upright."""
-        return self._upright.apply(shown(self._planes[: len(self._planes) * 2 // 3], self._colour))
+        return self.upright.apply(shown(self.planes[: len(self.planes) * 2 // 3], self.colour))
 
 
 def shown(plane: np.ndarray, colour: Colour) -> np.ndarray:
@@ -205,6 +205,9 @@ class Video:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._container.close()
 
     def seek(self, time_s: float) -> bool:

@@ -1,0 +1,153 @@
+"""A fork of this process that works beside it: messages both ways, its errors told here, and nothing of it left behind.
+
+A fork costs some 10 ms and shares what is loaded. Messages are lines of JSON, which has every float exactly; pictures go through
+shared memory (`Slots`), for a pipe holds 64 kB.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import mmap
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, BinaryIO, NoReturn
+
+import cv2
+import numpy as np
+
+from curate.orphan import end_with
+
+
+def can_fork() -> bool:
+    """Whether this process may be forked: not where OpenCV has threads of its own, which a fork would wait for in vain."""
+    return sys.platform == "linux" and cv2.getNumThreads() == 1
+
+
+class Line:
+    """One end of a connection."""
+
+    def __init__(self, questions: BinaryIO, answers: BinaryIO):
+        self._in, self._out = questions, answers
+
+    def send(self, message: object) -> None:
+        """Raises BrokenPipeError if the other side is gone."""
+        self._out.write(json.dumps(message).encode() + b"\n")
+        self._out.flush()
+
+    def receive(self) -> Any:
+        """The next message; None when the other side is gone."""
+        line = self._in.readline()
+        return json.loads(line) if line else None
+
+    def close(self) -> None:
+        for pipe in (self._in, self._out):
+            with suppress(BrokenPipeError):  # it still held what the other side never read
+                pipe.close()
+
+
+class Forked:
+    """A fork that does `work(line)` and ends. what: what it does, for who reads of its death.
+
+    send and receive raise RuntimeError with what the work raised, or how the process ended.
+    """
+
+    def __init__(self, work: Callable[[Line], None], what: str):
+        self._what = what
+        (their_in, our_out), (our_in, their_out) = os.pipe(), os.pipe()
+        parent = os.getpid()
+        self._pid = os.fork()
+        if self._pid == 0:
+            os.close(our_out)
+            os.close(our_in)
+            _serve(work, Line(os.fdopen(their_in, "rb"), os.fdopen(their_out, "wb")), parent)
+        os.close(their_in)
+        os.close(their_out)
+        self._line = Line(os.fdopen(our_in, "rb"), os.fdopen(our_out, "wb"))
+
+    def send(self, message: object) -> None:
+        try:
+            self._line.send(message)
+        except BrokenPipeError:
+            self.receive()  # what it said before it ended, if it did
+            self._lost()
+
+    def receive(self) -> Any:
+        found = self._line.receive()
+        if found is None:
+            self._lost()
+        if isinstance(found, dict) and "fault" in found:
+            raise RuntimeError(found["fault"])
+        return found
+
+    def end(self) -> None:
+        if self._pid:
+            os.kill(self._pid, signal.SIGKILL)  # it holds nothing that is not here too
+            self._reap()
+
+    def _lost(self) -> NoReturn:
+        raise RuntimeError(f"the process that {self._what} ended with status {self._reap()}")
+
+    def _reap(self) -> int:
+        _, status = os.waitpid(self._pid, 0)
+        self._pid = 0
+        self._line.close()
+        return os.waitstatus_to_exitcode(status)
+
+
+def _serve(work: Callable[[Line], None], line: Line, parent: int) -> NoReturn:
+    """The other process, until there is no more to do."""
+    gc.freeze()  # to look for cycles among what both share would copy it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the one that forked it says when it ends
+    end_with(parent)
+    try:
+        work(line)
+    except BrokenPipeError:
+        pass
+    except Exception as error:  # noqa: BLE001 (told to who asked)
+        traceback.print_exc()
+        with suppress(BrokenPipeError):
+            line.send({"fault": f"{type(error).__name__}: {error}"})
+    finally:
+        os._exit(1)
+
+
+class Slots:
+    """Memory that a process shares with its forks: `count` slots of `size` bytes, uint8 (count, size)."""
+
+    def __init__(self, count: int, size: int):
+        self._memory = mmap.mmap(-1, count * size)
+        self._all = np.frombuffer(self._memory, np.uint8).reshape(count, size)
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def __getitem__(self, slot: int) -> np.ndarray:
+        found: np.ndarray = self._all[slot]
+        return found
+
+
+def plain(value: Any) -> Any:
+    """Values for JSON: a named tuple begins with its class's name, another tuple with none, a list with a bracket."""
+    if isinstance(value, tuple):
+        return [type(value).__name__ if hasattr(value, "_fields") else "", *map(plain, value)]
+    if isinstance(value, dict):
+        return {key: plain(one) for key, one in value.items()}
+    return ["[", *map(plain, value)] if isinstance(value, list) else value
+
+
+def made(value: Any, kinds: dict[str, type]) -> Any:
+    """A value from what `plain` made of it."""
+    if isinstance(value, dict):
+        return {key: made(one, kinds) for key, one in value.items()}
+    if not isinstance(value, list):
+        return value
+    name, *values = value
+    inside = [made(one, kinds) for one in values]
+    if name == "[":
+        return inside
+    return kinds[name](*inside) if name else tuple(inside)
