@@ -8,12 +8,15 @@ every frame in order, so the rows are those of one process.
 
 from __future__ import annotations
 
+import mmap
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from curate.forked import Forked, Line, Slots, made, plain
-from curate.seen import SMALL_PX, Glance, Record, Watcher
+import numpy as np
+
+from curate.forked import Forked, Line
+from curate.seen import SMALL_PX, Glance, Record, Seen, Watcher
 
 AT_ONCE = 8  # frames that are handed over together: to wake a process costs as much as a small call
 MOST = 8  # such hands that may wait: two or three seconds of film
@@ -32,7 +35,7 @@ class Sent(NamedTuple):
 
 
 class Behind:
-    """Watchers that follow the pass. push(glance) for every frame; `wait(count)` returns when the records of the first `count` of
+    """Watchers that follow the pass. push(seen) for every frame; `wait(count)` returns when the records of the first `count` of
     them were given to `take`, in order. Use as a context.
 
     kinds: classes (named tuples) that their records' values consist of. apart: whether there is a process; without one a frame is
@@ -55,11 +58,11 @@ class Behind:
         if self._process is not None:
             self._process.end()
 
-    def push(self, glance: Glance) -> None:
+    def push(self, seen: Seen) -> None:
         if self._process is None:
-            self._give(self._see([glance]))
+            self._give(self._see([seen]))
             return
-        self._hand.append(self._process.sent(glance))
+        self._hand.append(self._process.sent(seen))
         if len(self._hand) == AT_ONCE:
             self._hand_over(self._process)
 
@@ -78,14 +81,14 @@ class Behind:
 
     def _collect(self, process: Process) -> None:
         """The oldest hand, as soon as it is done."""
-        self._give(made(process.answer(), self._kinds))
+        self._give([made(one, self._kinds) for one in process.answer()])
         self._taken += self._waiting.popleft()
 
     def _give(self, records: Records) -> None:
         for name, record in records:
             self._take(name, record)
 
-    def _see(self, frames: Sequence[Glance]) -> Records:
+    def _see(self, frames: Sequence[Seen | Glance]) -> Records:
         found = [(name, watcher.see(one)) for one in frames for name, watcher in self._watchers.items()]
         return [(name, record) for name, record in found if record is not None]
 
@@ -94,33 +97,50 @@ class Process:
     """A fork of this process that answers one hand of up to AT_ONCE frames after the other; at most MOST may wait for their answer."""
 
     def __init__(self, work: Callable[[list[Glance]], Records]):
-        self._slots = Slots((MOST + 1) * AT_ONCE, SMALL_PX**2)
+        self._memory = mmap.mmap(-1, (MOST + 1) * AT_ONCE * SLOT_BYTES)
+        self._slots = np.frombuffer(self._memory, np.uint8).reshape(-1, SLOT_BYTES)
         self._next, self._work = 0, work
         self._fork = Forked(self._serve, "measures motion")
 
     def ask(self, hand: list[Sent]) -> None:
         self._fork.send(hand)
 
-    def answer(self) -> Any:
+    def answer(self) -> list[Any]:
         """Records as `plain` has them. Raises RuntimeError with what the work raised, or if the process died of something else."""
-        return self._fork.receive()
+        return self._fork.receive()  # type: ignore[no-any-return]
 
     def end(self) -> None:
         self._fork.end()
 
-    def sent(self, glance: Glance) -> Sent:
+    def sent(self, seen: Seen) -> Sent:
         """For the hand that is asked for next: the picture is copied, so that the frame may go."""
-        luma = glance.small_luma
-        sent = Sent(glance.time_s, glance.content, luma.shape, self._next)  # type: ignore[arg-type]
-        self._slots[self._next][: luma.size].reshape(luma.shape)[:] = luma
+        luma = seen.small_luma
+        sent = Sent(seen.time_s, seen.content, luma.shape, self._next)  # type: ignore[arg-type]
+        self._slots[self._next, : luma.size].reshape(luma.shape)[:] = luma
         self._next = (self._next + 1) % len(self._slots)
         return sent
 
     def _glance(self, sent: Sent) -> Glance:
         size = sent.shape[0] * sent.shape[1]
-        return Glance(sent.time_s, sent.content, self._slots[sent.slot][:size].reshape(sent.shape).copy())
+        return Glance(sent.time_s, sent.content, self._slots[sent.slot, :size].reshape(sent.shape).copy())
 
     def _serve(self, line: Line) -> None:
         """The other process."""
         while (hand := line.receive()) is not None:
             line.send(plain(self._work([self._glance(Sent(*sent)) for sent in hand])))
+
+
+def plain(value: Any) -> Any:
+    """Values for JSON, which has every float exactly; a named tuple begins with its class's name, another tuple with none."""
+    if isinstance(value, tuple):
+        return [type(value).__name__ if hasattr(value, "_fields") else "", *map(plain, value)]
+    return [plain(one) for one in value] if isinstance(value, list) else value
+
+
+def made(value: Any, kinds: dict[str, type]) -> Any:
+    """A tuple from what `plain` made of it."""
+    if not isinstance(value, list):
+        return value
+    name, *values = value
+    inside = [made(one, kinds) for one in values]
+    return kinds[name](*inside) if name else tuple(inside)

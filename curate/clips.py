@@ -20,8 +20,7 @@ from curate.proxies import Candidate, Store, evenly, jpeg
 from curate.seen import Clip, Record, Seen
 from curate.sharpest import sharpest
 from curate.spans import CUT_KINDS, Edge, parts, usable, window
-from curate.front import SLOT_S
-from curate.waiting import Waiting
+from curate.waiting import SLOT_S, Waiting
 from media.decode import Frame
 
 if TYPE_CHECKING:

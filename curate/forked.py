@@ -1,14 +1,13 @@
 """A fork of this process that works beside it: messages both ways, its errors told here, and nothing of it left behind.
 
 A fork costs some 10 ms and shares what is loaded. Messages are lines of JSON, which has every float exactly; pictures go through
-shared memory (`Slots`), for a pipe holds 64 kB.
+shared memory, for a pipe holds 64 kB.
 """
 
 from __future__ import annotations
 
 import gc
 import json
-import mmap
 import os
 import signal
 import sys
@@ -18,7 +17,6 @@ from contextlib import suppress
 from typing import Any, BinaryIO, NoReturn
 
 import cv2
-import numpy as np
 
 from curate.orphan import end_with
 
@@ -114,40 +112,3 @@ def _serve(work: Callable[[Line], None], line: Line, parent: int) -> NoReturn:
             line.send({"fault": f"{type(error).__name__}: {error}"})
     finally:
         os._exit(1)
-
-
-class Slots:
-    """Memory that a process shares with its forks: `count` slots of `size` bytes, uint8 (count, size)."""
-
-    def __init__(self, count: int, size: int):
-        self._memory = mmap.mmap(-1, count * size)
-        self._all = np.frombuffer(self._memory, np.uint8).reshape(count, size)
-
-    def __len__(self) -> int:
-        return len(self._all)
-
-    def __getitem__(self, slot: int) -> np.ndarray:
-        found: np.ndarray = self._all[slot]
-        return found
-
-
-def plain(value: Any) -> Any:
-    """Values for JSON: a named tuple begins with its class's name, another tuple with none, a list with a bracket."""
-    if isinstance(value, tuple):
-        return [type(value).__name__ if hasattr(value, "_fields") else "", *map(plain, value)]
-    if isinstance(value, dict):
-        return {key: plain(one) for key, one in value.items()}
-    return ["[", *map(plain, value)] if isinstance(value, list) else value
-
-
-def made(value: Any, kinds: dict[str, type]) -> Any:
-    """A value from what `plain` made of it."""
-    if isinstance(value, dict):
-        return {key: made(one, kinds) for key, one in value.items()}
-    if not isinstance(value, list):
-        return value
-    name, *values = value
-    inside = [made(one, kinds) for one in values]
-    if name == "[":
-        return inside
-    return kinds[name](*inside) if name else tuple(inside)

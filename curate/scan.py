@@ -9,22 +9,22 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 
+from curate.ahead import Ahead
 from curate.behind import Behind
 from curate.clips import WHOLE, ClipMaker, signals, still_rows
 from curate.forked import can_fork
-from curate.front import Film, Here, Look, Told
-from curate.seen import WORK_PX, Glance, Seen, Watcher
+from curate.seen import WORK_PX, Seen, Watcher
 from curate.segments import Own, Piece, lead_s
 from curate.shots import Boundary, ShotFinder
 from curate.spans import Edge
 from curate.waiting import Line
 from media import storage
+from media.decode import Frame, Video
 from media.probe import Probe, Unplayable, classify
 
 if TYPE_CHECKING:
@@ -60,30 +60,26 @@ def scan_video(source: Source, settings: Curate, want: frozenset[str], sink: Sin
         return row(source, Probe(kind, status, reason), 0)
     if kind == "image":
         return _scan_still(source, settings, want, sink)
-    threads = threads or cv2.getNumThreads()
-    apart, from_s = threads > 1 and can_fork(), max(0.0, part[0] - lead_s(settings)) if part else 0.0
-    watchers, small = _watchers(want), _small(want)
-    kinds = [kind for signal in signals(want).values() for kind in signal.kinds]
-    sharp = settings.start.window_s > 0 or "proxies" in want
-    look = Look({name: one for name, one in watchers.items() if name not in small}, sharp, "proxies" in want,
-                _work_px(settings))  # fmt: skip
     try:
-        film = _film(source.path, _decoders(threads, want), look, kinds, from_s, apart)
+        threads = threads or cv2.getNumThreads()
+        apart, from_s = threads > 1 and can_fork(), max(0.0, part[0] - lead_s(settings)) if part else 0.0
+        with (
+            _opened(source.path, _decoders(threads, want), from_s, apart, _work_px(settings)) as video,
+            _Pass(source, settings, want, sink, beat, video, apart, part) as one,
+        ):
+            return one.run() if part is None else one.run_part(part)
     except Unplayable as why:
         return row(source, why.verdict, 0)
-    behind = {name: one for name, one in watchers.items() if name in small}
-    clips = ClipMaker(source.video_id, source.path, settings, want, sink, part or WHOLE)
-    with closing(film), Behind(behind, kinds, clips.record, apart) as after:
-        one = _Pass(source, settings, film, clips, Line("hashes" in want), after, beat)
-        return one.run() if part is None else one.run_part(part)
 
 
-def _film(path: str, threads: int, look: Look, kinds: list[type], from_s: float, apart: bool) -> Film:
-    if not apart or storage.is_remote(path):  # whose connections have threads
-        return Here(path, threads, look, from_s)
-    from curate.ahead import Ahead
-
-    return Ahead(path, threads, look, kinds, from_s)
+def _opened(path: str, threads: int, from_s: float, apart: bool, kept_px: int) -> Video | Ahead:
+    if apart and not storage.is_remote(path):  # whose connections have threads
+        return Ahead(path, threads, from_s, kept_px)
+    video = Video(path, threads)
+    if from_s > 0 and not video.seek(from_s):
+        video.close()
+        raise ValueError(f"{path}: cannot be entered at {from_s:.0f} s")
+    return video
 
 
 def row(source: Source, probe: Probe, frames: int) -> dict[str, Any]:
@@ -111,55 +107,71 @@ def _scan_still(source: Source, settings: Curate, want: frozenset[str], sink: Si
 class _Pass:
     """The state of one pass over one video."""
 
-    def __init__(self, source: Source, settings: Curate, film: Film, clips: ClipMaker, waiting: Line, behind: Behind,
-                 beat: Callable[[int], None]):  # fmt: skip
-        self.source, self.settings, self.film, self.beat = source, settings, film, beat
-        self.clips, self.waiting, self.behind = clips, waiting, behind
-        self.finder = ShotFinder(settings.shots.detectors, film.time_base, settings.shots.mode)
-        self.frames = self.released = 0
+    def __init__(self, source: Source, settings: Curate, want: frozenset[str], sink: Sink, beat: Callable[[int], None],
+                 video: Video | Ahead, apart: bool, part: tuple[float, float] | None):  # fmt: skip
+        self.source, self.settings, self.video, self.beat = source, settings, video, beat
+        self.finder = ShotFinder(settings.shots.detectors, video.time_base, settings.shots.mode)
+        self.clips = ClipMaker(source.video_id, source.path, settings, want, sink, part or WHOLE)
+        sharp = settings.start.window_s > 0 or "proxies" in want
+        self.waiting = Line(sharp, "proxies" in want, "hashes" in want)
+        watchers, self.work_px = _watchers(want), _work_px(settings)
+        small = _small(want)
+        self.watchers = {name: one for name, one in watchers.items() if name not in small}
+        behind = {name: one for name, one in watchers.items() if name in small}
+        kinds = [kind for name in behind for kind in small[name]]
+        self.behind = Behind(behind, kinds, self.clips.record, apart)
+        self.released = 0
         self.boundaries: deque[Boundary] = deque()
         self._beaten = (0, time.monotonic())
 
+    def __enter__(self) -> _Pass:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.behind.__exit__(*error)
+
     def run(self) -> dict[str, Any]:
-        for told in self.film:
-            self._take(told)
+        for frame in self.video:
+            self._take(frame)
+            self._settle(ended=False)
+            self._beat(frame.index + 1)
         self._settle(ended=True)
-        if self.frames:
+        if self.video.frames:
             self.clips.end(Edge("end", 1.0))
-        return row(self.source, self.film.result(), self.frames)
+        return row(self.source, self.video.result(), self.video.frames)
 
     def run_part(self, part: tuple[float, float]) -> dict[str, Any]:
         """From well before the part until the last span that begins in it has ended."""
-        own, early, faults = Own(), 0, 0
-        for told in self.film:
-            faults = told.faults
-            early = faults if told.frame.time_s < part[0] else early
-            own.see(told.frame, part)
-            self._take(told)
+        own, early = Own(), 0
+        for frame in self.video:
+            early = self.video.faults if frame.time_s < part[0] else early
+            own.see(frame, part)
+            self._take(frame)
+            self._settle(ended=False)
+            self._beat(frame.index + 1)
             if self.clips.past():
                 break
         else:
             self._settle(ended=True)
             self.clips.end(Edge("end", 1.0))
         self.clips.leave()
-        piece = Piece(own.frames, faults - early, own.first_tick, own.end_tick, self.clips.first_tick,
-                      self.clips.next_tick, own.entered, *self.film.time_base.as_integer_ratio())  # fmt: skip
-        found = row(self.source, self.film.probe, own.frames)
-        return found | {"piece": piece._asdict(), "decoded": self.frames}
+        piece = Piece(own.frames, self.video.faults - early, own.first_tick, own.end_tick, self.clips.first_tick,
+                      self.clips.next_tick, own.entered, *self.video.time_base.as_integer_ratio())  # fmt: skip
+        found = row(self.source, self.video.probe, own.frames)
+        return found | {"piece": piece._asdict(), "decoded": self.video.frames}
 
-    def _take(self, told: Told) -> None:
-        content = self.finder.push(told.frame, told.rough.bgr)
-        for name, record in told.records:
-            self.clips.record(name, record)
-        self.waiting.push(told)
-        self.behind.push(Glance(told.frame.time_s, content, told.rough.luma))
-        self.frames += 1
-        self._settle(ended=False)
-        self._beat(self.frames)
+    def _take(self, frame: Frame) -> None:
+        seen = Seen(frame, self.work_px)
+        seen.content = self.finder.push(frame, seen.bgr)
+        for name, watcher in self.watchers.items():
+            if record := watcher.see(seen):
+                self.clips.record(name, record)
+        self.waiting.push(seen)
+        self.behind.push(seen)
 
     def _settle(self, ended: bool) -> None:
         if ended:
-            self.waiting.choose(self.film.last)
+            self.waiting.choose()
         self.boundaries.extend(self.finder.settle(ended))
         if self.waiting and self.released < self.finder.settled:
             self.behind.wait(self.finder.settled)
@@ -199,5 +211,5 @@ def _watchers(want: frozenset[str]) -> dict[str, Watcher]:
     return {name: signal.watch() for name, signal in signals(want).items() if signal.watch}
 
 
-def _small(want: frozenset[str]) -> frozenset[str]:
-    return frozenset(name for name, signal in signals(want).items() if signal.small)
+def _small(want: frozenset[str]) -> dict[str, tuple[type, ...]]:
+    return {name: signal.small for name, signal in signals(want).items() if signal.small}

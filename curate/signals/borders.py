@@ -109,4 +109,4 @@ def _bar(lines: np.ndarray) -> Bar | None:
     return Bar(count, bool((step > STEP).mean() >= STEP_SHARE))
 
 
-SIGNAL = Signal(COLUMNS, 3, "pass", Watch, summary, kinds=(Bar,))
+SIGNAL = Signal(COLUMNS, 3, "pass", Watch, summary)
