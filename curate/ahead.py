@@ -24,8 +24,8 @@ from media.decode import Frame, Video
 from media.probe import Probe, Unplayable
 from media.upright import Upright
 
-AT_ONCE, HAND_S = 4, 0.25  # frames that are handed over together; fewer after so long
-BUDGET, LEAST, MOST = 64 << 20, 8, 24  # bytes of the shared memory; frames in it: at least, at most
+AT_ONCE, HAND_S = 8, 0.25  # frames that are handed over together; fewer after so long
+BUDGET, LEAST, MOST = 64 << 20, 8, 32  # bytes of the shared memory; frames in it: at least, at most
 PAGE = 4096
 
 
