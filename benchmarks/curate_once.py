@@ -5,6 +5,7 @@ This is what benchmarks/curate_speed.py runs as our command, so it loads nothing
 
 from __future__ import annotations
 
+import atexit
 import json
 import sys
 from pathlib import Path
@@ -13,8 +14,12 @@ from typing import Any
 import av
 import cv2
 
+from curate.beside import Beside
 from curate.scan import Source, scan_video
 from recipe_clips import Curate, Shots, Start  # and not `pipelines`: nothing else of a recipe is needed
+
+BESIDE = Beside()
+atexit.register(BESIDE.close)
 
 
 def measured(path: Path, threads: int = 2, everything: bool = True) -> dict[str, Any]:
@@ -32,7 +37,7 @@ def measured(path: Path, threads: int = 2, everything: bool = True) -> dict[str,
     start = Start() if everything else Start(window_s=0.0)  # splitting alone needs no sharpest frame
     settings = Curate(shots=Shots(mode="cheap"), start=start)
     row = scan_video(
-        Source("0" * 16, str(path), path.stat().st_size, ""), settings, want, sink, lambda _: None, threads
+        Source("0" * 16, str(path), path.stat().st_size, ""), settings, want, sink, lambda _: None, threads, None, BESIDE
     )
     return row | {"starts": sorted(starts)}
 

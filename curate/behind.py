@@ -2,8 +2,8 @@
 
 Motion and camera are half of what a pass costs besides decoding, and nothing waits for them until a clip ends. They are hundreds of short
 calls for a pair of frames, so a thread would do as much waiting for the interpreter as work (it took 1.4 times the CPU time). The
-process is a fork of this one: it costs some 10 ms and ends with the pass. Pictures go through shared memory. Every signal sees
-every frame in order, so the rows are those of one process.
+process is a fork of this one. Pictures go through shared memory. Every signal sees every frame in order, so the rows are those
+of one process.
 """
 
 from __future__ import annotations
@@ -38,29 +38,32 @@ class Behind:
     """Watchers that follow the pass. push(seen) for every frame; `wait(count)` returns when the records of the first `count` of
     them were given to `take`, in order. Use as a context.
 
-    kinds: classes (named tuples) that their records' values consist of. apart: whether there is a process; without one a frame is
-    measured as it is pushed. What a watcher raises is raised, from a process as a RuntimeError that says it.
+    make: the watchers; kinds: classes (named tuples) that their records' values consist of; process: that they work in, or None: a
+    frame is then measured as it is pushed. What a watcher raises is raised, from a process as a RuntimeError that says it; left
+    with frames that were not waited for it ends the process.
     """
 
-    def __init__(self, watchers: dict[str, Watcher], kinds: Iterable[type], take: Callable[[str, Record], None],
-                 apart: bool):  # fmt: skip
-        self._watchers, self._take = watchers, take
+    def __init__(self, make: Callable[[], dict[str, Watcher]], kinds: Iterable[type], take: Callable[[str, Record], None],
+                 process: Measurer | None):  # fmt: skip
+        self._process, self._take = process, take
+        self._watchers = make() if process is None else {}
         self._kinds = {kind.__name__: kind for kind in (Record, *kinds)}
-        self._process = Process(self._see) if apart and watchers else None
         self._hand: list[Sent] = []
         self._waiting: deque[int] = deque()  # frames of each hand that is not back
         self._taken = 0
+        if process is not None:
+            process.begin()
 
     def __enter__(self) -> Behind:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._process is not None:
+        if self._process is not None and self._waiting:
             self._process.end()
 
     def push(self, seen: Seen) -> None:
         if self._process is None:
-            self._give(self._see([seen]))
+            self._give(measured(self._watchers, [seen]))
             return
         self._hand.append(self._process.sent(seen))
         if len(self._hand) == AT_ONCE:
@@ -72,14 +75,14 @@ class Behind:
                 self._hand_over(self._process)
             self._collect(self._process)
 
-    def _hand_over(self, process: Process) -> None:
+    def _hand_over(self, process: Measurer) -> None:
         if len(self._waiting) == MOST:
             self._collect(process)
         process.ask(self._hand)
         self._waiting.append(len(self._hand))
         self._hand = []
 
-    def _collect(self, process: Process) -> None:
+    def _collect(self, process: Measurer) -> None:
         """The oldest hand, as soon as it is done."""
         self._give([made(one, self._kinds) for one in process.answer()])
         self._taken += self._waiting.popleft()
@@ -88,19 +91,32 @@ class Behind:
         for name, record in records:
             self._take(name, record)
 
-    def _see(self, frames: Sequence[Seen | Glance]) -> Records:
-        found = [(name, watcher.see(one)) for one in frames for name, watcher in self._watchers.items()]
-        return [(name, record) for name, record in found if record is not None]
+
+def measured(watchers: dict[str, Watcher], frames: Sequence[Seen | Glance]) -> Records:
+    found = [(name, watcher.see(one)) for one in frames for name, watcher in watchers.items()]
+    return [(name, record) for name, record in found if record is not None]
 
 
-class Process:
-    """A fork of this process that answers one hand of up to AT_ONCE frames after the other; at most MOST may wait for their answer."""
+class Measurer:
+    """A fork of this process that answers one hand of up to AT_ONCE frames after the other, of one film after the other; at most
+    MOST may wait for their answer. make: the watchers of a film."""
 
-    def __init__(self, work: Callable[[list[Glance]], Records]):
+    def __init__(self, make: Callable[[], dict[str, Watcher]]):
         self._memory = mmap.mmap(-1, (MOST + 1) * AT_ONCE * SLOT_BYTES)
         self._slots = np.frombuffer(self._memory, np.uint8).reshape(-1, SLOT_BYTES)
-        self._next, self._work = 0, work
+        self._next, self._make = 0, make
         self._fork = Forked(self._serve, "measures motion")
+
+    @property
+    def alive(self) -> bool:
+        return self._fork.alive
+
+    def cpu_s(self) -> float:
+        return self._fork.cpu_s()
+
+    def begin(self) -> None:
+        """Another film."""
+        self._fork.send([])
 
     def ask(self, hand: list[Sent]) -> None:
         self._fork.send(hand)
@@ -126,8 +142,13 @@ class Process:
 
     def _serve(self, line: Line) -> None:
         """The other process."""
-        while (hand := line.receive()) is not None:
-            line.send(plain(self._work([self._glance(Sent(*sent)) for sent in hand])))
+        watchers = self._make()
+        while True:
+            hand = line.receive()
+            if hand:
+                line.send(plain(measured(watchers, [self._glance(Sent(*sent)) for sent in hand])))
+            else:
+                watchers = self._make()
 
 
 def plain(value: Any) -> Any:

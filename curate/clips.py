@@ -60,7 +60,8 @@ class ClipMaker:
     """begin (or begin_transition), add for every frame, ..., end. Rows go to the sink as shots end.
 
     part: seconds [start, end) of the film; spans that begin elsewhere give no rows. What a span is depends on at most
-    3 max_s before it: a shot that goes on for longer is cut up at fixed times of the film.
+    3 max_s before it: a shot that goes on for longer is cut up at fixed times of the film. ready: returns when the records of all
+    frames that were added are here; called as late as can be.
     """
 
     def __init__(self, video_id: str, path: str, settings: Curate, want: frozenset[str],
@@ -71,6 +72,7 @@ class ClipMaker:
         self._shot = -1
         self._open = False
         self._part = part
+        self.ready: Callable[[], None] = lambda: None
         self.first_tick: int | None = None  # of the first span of this part
         self.next_tick: int | None = None  # of the first span after it
 
@@ -246,6 +248,7 @@ class ClipMaker:
             inside = [one for one in self._hashes if start_s <= one[0] < end_s]
             row = {"times_s": [one[0] for one in inside], "hashes": [one[1] for one in inside]}
             self._sink("hashes", [{"clip_id": done["clip_id"]} | row])
+        self.ready()
         for name, signal in signals(self._want).items():
             if signal.summary is not None:
                 records = [r for r in self._records.get(name, ()) if start_s <= r.since_s and r.time_s < end_s]

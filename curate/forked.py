@@ -14,6 +14,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 import cv2
@@ -29,21 +30,23 @@ def can_fork() -> bool:
 class Line:
     """One end of a connection."""
 
-    def __init__(self, questions: BinaryIO, answers: BinaryIO):
-        self._in, self._out = questions, answers
+    def __init__(self, hears: BinaryIO, says: BinaryIO):
+        self._hears, self._says = hears, says
 
     def send(self, message: object) -> None:
         """Raises BrokenPipeError if the other side is gone."""
-        self._out.write(json.dumps(message).encode() + b"\n")
-        self._out.flush()
+        self._says.write(json.dumps(message).encode() + b"\n")
+        self._says.flush()
 
     def receive(self) -> Any:
-        """The next message; None when the other side is gone."""
-        line = self._in.readline()
-        return json.loads(line) if line else None
+        """The next message; EOFError when the other side is gone."""
+        line = self._hears.readline()
+        if not line:
+            raise EOFError
+        return json.loads(line)
 
     def close(self) -> None:
-        for pipe in (self._in, self._out):
+        for pipe in (self._hears, self._says):
             with suppress(BrokenPipeError):  # it still held what the other side never read
                 pipe.close()
 
@@ -51,7 +54,7 @@ class Line:
 class Forked:
     """A fork that does `work(line)` and ends. what: what it does, for who reads of its death.
 
-    send and receive raise RuntimeError with what the work raised, or how the process ended.
+    send and receive raise RuntimeError with what the work raised, or how the process ended; then, and after `end`, it is not `alive`.
     """
 
     def __init__(self, work: Callable[[Line], None], what: str):
@@ -67,18 +70,24 @@ class Forked:
         os.close(their_out)
         self._line = Line(os.fdopen(our_in, "rb"), os.fdopen(our_out, "wb"))
 
+    @property
+    def alive(self) -> bool:
+        return self._pid != 0
+
     def send(self, message: object) -> None:
         try:
             self._line.send(message)
         except BrokenPipeError:
-            self.receive()  # what it said before it ended, if it did
-            self._lost()
+            while True:
+                self.receive()  # what it said before it ended, and then why it did
 
     def receive(self) -> Any:
-        found = self._line.receive()
-        if found is None:
-            self._lost()
+        try:
+            found = self._line.receive()
+        except EOFError:
+            raise RuntimeError(f"the process that {self._what} ended with status {self._reap()}") from None
         if isinstance(found, dict) and "fault" in found:
+            self._reap()
             raise RuntimeError(found["fault"])
         return found
 
@@ -87,8 +96,12 @@ class Forked:
             os.kill(self._pid, signal.SIGKILL)  # it holds nothing that is not here too
             self._reap()
 
-    def _lost(self) -> NoReturn:
-        raise RuntimeError(f"the process that {self._what} ended with status {self._reap()}")
+    def cpu_s(self) -> float:
+        """CPU seconds until now, 0 when it has ended: who waits for it is told of them."""
+        if not self._pid:
+            return 0.0
+        fields = Path(f"/proc/{self._pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def _reap(self) -> int:
         _, status = os.waitpid(self._pid, 0)
@@ -104,7 +117,7 @@ def _serve(work: Callable[[Line], None], line: Line, parent: int) -> NoReturn:
     end_with(parent)
     try:
         work(line)
-    except BrokenPipeError:
+    except (BrokenPipeError, EOFError):  # there is nobody to work for
         pass
     except Exception as error:  # noqa: BLE001 (told to who asked)
         traceback.print_exc()

@@ -17,12 +17,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
 from curate.orphan import end_with
 from pipelines import Curate
+
+if TYPE_CHECKING:
+    from curate.beside import Beside
 
 STRIKES = 2
 BATCH_ROWS = 64
@@ -239,13 +242,16 @@ def _serve(settings: Curate, threads: int, answers: int) -> None:
     def say(message: dict[str, Any]) -> None:
         os.write(answers, json.dumps(message).encode() + b"\n")
 
-    for line in sys.stdin.buffer:
-        message = json.loads(line)
-        say(_scanned(settings, threads, message, say))
+    from curate.beside import Beside
+
+    with Beside() as beside:
+        for line in sys.stdin.buffer:
+            message = json.loads(line)
+            say(_scanned(settings, threads, message, say, beside))
 
 
-def _scanned(settings: Curate, threads: int, message: dict[str, Any], say: Callable[[dict[str, Any]], None]
-             ) -> dict[str, Any]:  # fmt: skip
+def _scanned(settings: Curate, threads: int, message: dict[str, Any], say: Callable[[dict[str, Any]], None],
+             beside: Beside) -> dict[str, Any]:  # fmt: skip
     from curate.scan import Source, scan_video
 
     task = Task(**message["task"])
@@ -253,13 +259,13 @@ def _scanned(settings: Curate, threads: int, message: dict[str, Any], say: Calla
         return {"parts": _planned(task.path, settings)}
     source = Source(task.video_id, task.path, task.bytes, task.tag)
     spool = Spool(Path(message["spool"]))
-    wall, cpu = time.monotonic(), _cpu_s()
+    wall, cpu = time.monotonic(), _cpu_s() + beside.cpu_s()
     try:
         video = scan_video(source, settings, frozenset(task.want), spool.add, lambda frames: say({"beat": frames}),
-                           threads, part=(task.part[0], task.part[1]) if task.part else None)  # fmt: skip
+                           threads, (task.part[0], task.part[1]) if task.part else None, beside)  # fmt: skip
         spool.close()
         decoded = video.pop("decoded", None) or video["frames_decoded"]
-        return {"video": video, "cost": [time.monotonic() - wall, _cpu_s() - cpu, decoded]}
+        return {"video": video, "cost": [time.monotonic() - wall, _cpu_s() + beside.cpu_s() - cpu, decoded]}
     except Exception as error:  # noqa: BLE001 (told to the parent, which counts it as a strike)
         return {"fault": f"{type(error).__name__}: {error}"[:500]}
 

@@ -9,13 +9,16 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 
-from curate.ahead import Ahead
+from curate.ahead import Ahead, Decoder
 from curate.behind import Behind
+from curate.beside import Beside
 from curate.clips import WHOLE, ClipMaker, signals, still_rows
 from curate.forked import can_fork
 from curate.seen import WORK_PX, Seen, Watcher
@@ -46,11 +49,13 @@ Sink = Callable[[str, list[dict[str, Any]]], None]
 
 
 def scan_video(source: Source, settings: Curate, want: frozenset[str], sink: Sink, beat: Callable[[int], None],
-               threads: int | None = None, part: tuple[float, float] | None = None) -> dict[str, Any]:  # fmt: skip
+               threads: int | None = None, part: tuple[float, float] | None = None, beside: Beside | None = None
+               ) -> dict[str, Any]:  # fmt: skip
     """Rows of the wanted tables (`clips`, `proxies`, `hashes`, `scores.<signal>`) go to the sink; returns the video's.
 
     Does not raise for what is in the file: a bad one has a status and a reason. threads: of the decoder, as many as OpenCV
-    may use when not given; with two or more, and OpenCV on one, `small` signals have a process (`curate.behind`). part: seconds
+    may use when not given; with two or more, and OpenCV on one, films are measured by three processes, the decoder ahead
+    and `small` signals behind. beside: those two, for who scans one film after the other. part: seconds
     [start, end) of a long video; then only spans that begin there give rows, and the row has two further keys: `piece`
     (`curate.segments.Piece`) and `decoded`, frames with those of the lead-in.
     """
@@ -62,20 +67,32 @@ def scan_video(source: Source, settings: Curate, want: frozenset[str], sink: Sin
         return _scan_still(source, settings, want, sink)
     try:
         threads = threads or cv2.getNumThreads()
-        apart, from_s = threads > 1 and can_fork(), max(0.0, part[0] - lead_s(settings)) if part else 0.0
-        with (
-            _opened(source.path, _decoders(threads, want), from_s, apart, _work_px(settings)) as video,
-            _Pass(source, settings, want, sink, beat, video, apart, part) as one,
-        ):
+        with ExitStack() as stack:
+            beside = beside or stack.enter_context(Beside())
+            one = _pass(source, settings, want, sink, beat, threads, part, beside, stack)
             return one.run() if part is None else one.run_part(part)
     except Unplayable as why:
         return row(source, why.verdict, 0)
 
 
-def _opened(path: str, threads: int, from_s: float, apart: bool, kept_px: int) -> Video | Ahead:
-    if apart and not storage.is_remote(path):  # whose connections have threads
-        return Ahead(path, threads, from_s, kept_px)
-    video = Video(path, threads)
+def _pass(source: Source, settings: Curate, want: frozenset[str], sink: Sink, beat: Callable[[int], None], threads: int,
+          part: tuple[float, float] | None, beside: Beside, stack: ExitStack) -> _Pass:  # fmt: skip
+    """The pass and what it consists of, left with the stack."""
+    small, from_s = _small(want), max(0.0, part[0] - lead_s(settings)) if part else 0.0
+    apart = threads > 1 and can_fork() and bool(small)
+    film = _film(source.path, threads, from_s, _work_px(settings), beside.decoder() if apart else None)
+    process = beside.measurer(small, partial(_watchers, small)) if apart else None
+    video = stack.enter_context(film)
+    clips = ClipMaker(source.video_id, source.path, settings, want, sink, part or WHOLE)
+    kinds = [kind for signal in signals(want).values() for kind in signal.kinds]
+    behind = stack.enter_context(Behind(partial(_watchers, small), kinds, clips.record, process))
+    return _Pass(source, settings, want, video, clips, behind, beat)
+
+
+def _film(path: str, threads: int, from_s: float, kept_px: int, decoder: Decoder | None) -> Video | Ahead:
+    if decoder is not None and not storage.is_remote(path):  # whose connections have threads
+        return Ahead(decoder, path, threads, from_s, kept_px)
+    video = Video(path, threads if threads == 1 or decoder else 2 * threads)
     if from_s > 0 and not video.seek(from_s):
         video.close()
         raise ValueError(f"{path}: cannot be entered at {from_s:.0f} s")
@@ -107,28 +124,18 @@ def _scan_still(source: Source, settings: Curate, want: frozenset[str], sink: Si
 class _Pass:
     """The state of one pass over one video."""
 
-    def __init__(self, source: Source, settings: Curate, want: frozenset[str], sink: Sink, beat: Callable[[int], None],
-                 video: Video | Ahead, apart: bool, part: tuple[float, float] | None):  # fmt: skip
+    def __init__(self, source: Source, settings: Curate, want: frozenset[str], video: Video | Ahead, clips: ClipMaker,
+                 behind: Behind, beat: Callable[[int], None]):  # fmt: skip
         self.source, self.settings, self.video, self.beat = source, settings, video, beat
+        self.clips, self.behind = clips, behind
+        clips.ready = lambda: behind.wait(self.released)
         self.finder = ShotFinder(settings.shots.detectors, video.time_base, settings.shots.mode)
-        self.clips = ClipMaker(source.video_id, source.path, settings, want, sink, part or WHOLE)
         sharp = settings.start.window_s > 0 or "proxies" in want
         self.waiting = Line(sharp, "proxies" in want, "hashes" in want)
-        watchers, self.work_px = _watchers(want), _work_px(settings)
-        small = _small(want)
-        self.watchers = {name: one for name, one in watchers.items() if name not in small}
-        behind = {name: one for name, one in watchers.items() if name in small}
-        kinds = [kind for name in behind for kind in small[name]]
-        self.behind = Behind(behind, kinds, self.clips.record, apart)
+        self.watchers, self.work_px = _watchers(want - _small(want)), _work_px(settings)
         self.released = 0
         self.boundaries: deque[Boundary] = deque()
         self._beaten = (0, time.monotonic())
-
-    def __enter__(self) -> _Pass:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.behind.__exit__(*error)
 
     def run(self) -> dict[str, Any]:
         for frame in self.video:
@@ -173,8 +180,6 @@ class _Pass:
         if ended:
             self.waiting.choose()
         self.boundaries.extend(self.finder.settle(ended))
-        if self.waiting and self.released < self.finder.settled:
-            self.behind.wait(self.finder.settled)
         while self.waiting and self.released < self.finder.settled:
             self._release()
 
@@ -202,14 +207,10 @@ def _work_px(settings: Curate) -> int:
     return max(WORK_PX, settings.proxies.long_side_px)
 
 
-def _decoders(threads: int, want: frozenset[str]) -> int:
-    """Threads of the decoder. Each decodes a frame ahead; where nothing is measured behind the pass, twice as many keep cores busy."""
-    return threads if threads == 1 or _small(want) else 2 * threads
-
-
 def _watchers(want: frozenset[str]) -> dict[str, Watcher]:
     return {name: signal.watch() for name, signal in signals(want).items() if signal.watch}
 
 
-def _small(want: frozenset[str]) -> dict[str, tuple[type, ...]]:
-    return {name: signal.small for name, signal in signals(want).items() if signal.small}
+def _small(want: frozenset[str]) -> frozenset[str]:
+    """The tables of signals that are measured on small pictures alone."""
+    return frozenset(f"scores.{name}" for name, signal in signals(want).items() if signal.small)

@@ -18,7 +18,7 @@ Scores = dict[str, float | None]
 @dataclass(frozen=True)
 class Signal:
     """columns: score -> Arrow type. watch and summary belong to a pass signal, from_proxies to one on proxies. small: that its
-    watcher needs only a Glance of a frame, and may look at it behind the pass; then the classes that its values consist of.
+    watcher needs only a Glance of a frame, and may look at it behind the pass. kinds: the named tuples in its records' values.
 
     summary takes the records of a clip (all inside it, in order) and gives one number per column, None for unknown.
     from_proxies takes rows of `proxies` and the signal's settings and gives a table of clip_id and columns.
@@ -30,7 +30,8 @@ class Signal:
     watch: Callable[[], Watcher] | None = None
     summary: Callable[[Sequence[Record], Clip], Scores] | None = None
     from_proxies: Callable[[pa.Table, Any], pa.Table] | None = None
-    small: tuple[type, ...] = ()
+    small: bool = False
+    kinds: tuple[type, ...] = ()
 
 
 class EverySeconds:

@@ -220,4 +220,4 @@ def jitter(pairs: Sequence[Pair]) -> float | None:
     return float(changed / total) if total > 1e-9 else 0.0
 
 
-SIGNAL = Signal({name: pa.float64() for name in COLUMNS}, 9, "pass", Watch, summary, small=(Step, Pair))
+SIGNAL = Signal({name: pa.float64() for name in COLUMNS}, 9, "pass", Watch, summary, small=True, kinds=(Step, Pair))
