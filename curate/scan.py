@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 
-from curate.ahead import Ahead, Decoder
+from curate.ahead import Ahead
 from curate.behind import Behind
 from curate.beside import Beside
 from curate.clips import WHOLE, ClipMaker, signals, still_rows
@@ -26,7 +26,6 @@ from curate.segments import Own, Piece, lead_s
 from curate.shots import Boundary, ShotFinder
 from curate.spans import Edge
 from curate.waiting import Line
-from media import storage
 from media.decode import Frame, Video
 from media.probe import Probe, Unplayable, classify
 
@@ -54,8 +53,8 @@ def scan_video(source: Source, settings: Curate, want: frozenset[str], sink: Sin
     """Rows of the wanted tables (`clips`, `proxies`, `hashes`, `scores.<signal>`) go to the sink; returns the video's.
 
     Does not raise for what is in the file: a bad one has a status and a reason. threads: of the decoder, as many as OpenCV
-    may use when not given; with two or more, and OpenCV on one, films are measured by three processes, the decoder ahead
-    and `small` signals behind. beside: those two, for who scans one film after the other. part: seconds
+    may use when not given; with two or more, and OpenCV on one, the decoder has a thread ahead of the pass and `small`
+    signals a process behind it. beside: that process, for who scans one film after the other. part: seconds
     [start, end) of a long video; then only spans that begin there give rows, and the row has two further keys: `piece`
     (`curate.segments.Piece`) and `decoded`, frames with those of the lead-in.
     """
@@ -80,23 +79,23 @@ def _pass(source: Source, settings: Curate, want: frozenset[str], sink: Sink, be
     """The pass and what it consists of, left with the stack."""
     small, from_s = _small(want), max(0.0, part[0] - lead_s(settings)) if part else 0.0
     apart = threads > 1 and can_fork() and bool(small)
-    film = _film(source.path, threads, from_s, _work_px(settings), beside.decoder() if apart else None)
     process = beside.measurer(small, partial(_watchers, small)) if apart else None
-    video = stack.enter_context(film)
+    video = stack.enter_context(_film(source.path, threads, apart, from_s))
     clips = ClipMaker(source.video_id, source.path, settings, want, sink, part or WHOLE)
     kinds = [kind for signal in signals(want).values() for kind in signal.kinds]
     behind = stack.enter_context(Behind(partial(_watchers, small), kinds, clips.record, process))
     return _Pass(source, settings, want, video, clips, behind, beat)
 
 
-def _film(path: str, threads: int, from_s: float, kept_px: int, decoder: Decoder | None) -> Video | Ahead:
-    if decoder is not None and not storage.is_remote(path):  # whose connections have threads
-        return Ahead(decoder, path, threads, from_s, kept_px)
-    video = Video(path, threads if threads == 1 or decoder else 2 * threads)
+def _film(path: str, threads: int, apart: bool, from_s: float) -> Video | Ahead:
+    """apart: the decoder has a thread of its own, and others next to the pass; else it has two for each that it may keep busy, so that it
+    is not waited for."""
+    ours = max(1, threads - 1) if apart else threads if threads == 1 else 2 * threads
+    video = Video(path, ours)
     if from_s > 0 and not video.seek(from_s):
         video.close()
         raise ValueError(f"{path}: cannot be entered at {from_s:.0f} s")
-    return video
+    return Ahead(video) if apart else video
 
 
 def row(source: Source, probe: Probe, frames: int) -> dict[str, Any]:
