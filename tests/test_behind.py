@@ -17,7 +17,9 @@ import cv2
 import numpy as np
 import pytest
 
-from curate.behind import AT_ONCE, MOST, Behind, can_be_apart, made, plain
+from curate.behind import AT_ONCE, MOST, Behind, Measurer, made, plain
+from curate.beside import Beside
+from curate.forked import can_fork
 from curate.scan import Source, scan_video
 from curate.seen import Glance, Record
 from curate.signals import SIGNALS
@@ -61,13 +63,17 @@ def glances(count: int) -> list[Any]:
     return [Glance(float(k), k / 2, rng.integers(0, 256, (144 - k % 2, 256), np.uint8)) for k in range(count)]
 
 
-def seen_by(frames: list[Any], watcher: Echo, apart: bool) -> list[tuple[str, Record]]:
+def seen_by(frames: list[Any], process: Measurer | None, make: Callable[[], Any]) -> list[tuple[str, Record]]:
     found: list[tuple[str, Record]] = []
-    with Behind({"echo": watcher}, [], lambda name, record: found.append((name, record)), apart) as behind:
+    with Behind(make, [], lambda name, record: found.append((name, record)), process) as behind:
         for frame in frames:
             behind.push(frame)
         behind.wait(len(frames))
     return found
+
+
+def echo(fails_at: float = np.inf) -> Callable[[], Any]:
+    return lambda: {"echo": Echo(fails_at)}
 
 
 def children() -> list[str]:
@@ -77,7 +83,9 @@ def children() -> list[str]:
 @pytest.mark.usefixtures("one_thread")
 def test_every_frame_comes_back_in_order_from_another_process(begun: Callable[[], list[str]]) -> None:
     frames = glances(3 * (MOST + 1) * AT_ONCE + 3)
-    here, there = seen_by(frames, Echo(), apart=False), seen_by(frames, Echo(), apart=True)
+    here = seen_by(frames, None, echo())
+    with Beside() as beside:
+        there = seen_by(frames, beside.measurer(frozenset("e"), echo()), echo())
     assert [record._replace(values=record.values[1:]) for _, record in there] == [
         record._replace(values=record.values[1:]) for _, record in here
     ]
@@ -89,7 +97,10 @@ def test_every_frame_comes_back_in_order_from_another_process(begun: Callable[[]
 @pytest.mark.usefixtures("one_thread")
 def test_only_what_was_asked_for_is_waited_for() -> None:
     found: list[float] = []
-    with Behind({"echo": Echo()}, [], lambda _, record: found.append(record.time_s), True) as behind:
+    with (
+        Beside() as beside,
+        Behind(echo(), [], lambda _, one: found.append(one.time_s), beside.measurer(frozenset(), echo())) as behind,
+    ):
         for frame in glances(2 * AT_ONCE + 3):
             behind.push(frame)
         behind.wait(AT_ONCE)
@@ -102,13 +113,14 @@ def test_only_what_was_asked_for_is_waited_for() -> None:
 @pytest.mark.parametrize("apart", [False, True])
 def test_what_a_watcher_raises_is_raised_and_nothing_is_left(begun: Callable[[], list[str]], apart: bool) -> None:
     with pytest.raises(RuntimeError if apart else ValueError, match=r"no 20\.0"):
-        seen_by(glances(100), Echo(fails_at=20.0), apart)
+        seen_by(glances(100), Measurer(echo(20.0)) if apart else None, echo(20.0))
     assert begun() == []
 
 
 @pytest.mark.usefixtures("one_thread")
 def test_a_process_that_dies_is_told_of(begun: Callable[[], list[str]]) -> None:
-    with pytest.raises(RuntimeError, match="status -9"), Behind({"echo": Echo()}, [], lambda *_: None, True) as behind:
+    process = Measurer(echo())
+    with pytest.raises(RuntimeError, match="status -9"), Behind(echo(), [], lambda *_: None, process) as behind:
         os.kill(int(begun()[0]), signal.SIGKILL)
         for frame in glances(5 * MOST * AT_ONCE):
             behind.push(frame)
@@ -141,21 +153,63 @@ def test_rows_are_those_of_one_process(begun: Callable[[], list[str]], generated
     assert begun() == []
 
 
+@pytest.mark.usefixtures("one_thread")
+def test_one_process_measures_film_after_film_each_anew(begun: Callable[[], list[str]]) -> None:
+    frames, makes = glances(20), iter(range(10))
+
+    def make() -> dict[str, Any]:
+        return {"echo": Counting(next(makes))}
+
+    with Beside() as beside:
+        films, processes = [], []
+        for _ in range(3):
+            processes.append(beside.measurer(frozenset("e"), make))
+            films.append([record.values for _, record in seen_by(frames, processes[-1], make)])
+        assert len({id(one) for one in processes}) == 1 and len(begun()) == 1
+        assert [[count for _, count in film] for film in films] == [list(range(20))] * 3, "nothing is left of a film"
+        assert len({which for film in films for which, _ in film}) == 3
+        assert beside.measurer(frozenset("f"), make) is not processes[0] and len(begun()) == 1
+    assert begun() == []
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_film_that_is_left_half_way_costs_its_process(begun: Callable[[], list[str]]) -> None:
+    with Beside() as beside:
+        first = beside.measurer(frozenset(), echo())
+        with Behind(echo(), [], lambda *_: None, first) as behind:
+            for frame in glances(3 * AT_ONCE):
+                behind.push(frame)
+        assert not first.alive and begun() == []
+        assert len(seen_by(glances(30), beside.measurer(frozenset(), echo()), echo())) == 30
+
+
+class Counting:
+    """Says which of its kind it is, and how many frames it saw before."""
+
+    def __init__(self, which: int):
+        self.which, self.count = which, 0
+
+    def see(self, seen: Glance) -> Record | None:
+        self.count += 1
+        return Record(seen.time_s, seen.time_s, (self.which, self.count - 1))
+
+
 def test_no_fork_where_opencv_has_threads() -> None:
     before = cv2.getNumThreads()
     cv2.setNumThreads(2)
-    assert not can_be_apart()
+    assert not can_fork()
     cv2.setNumThreads(before)
 
 
 ORPHAN = """
 import os, time, cv2
-from tests.test_behind import Behind, Echo, children, glances
+from tests.test_behind import Behind, Echo, Measurer, children, glances
 class Slow(Echo):
     def see(self, seen):
         time.sleep(60)
 cv2.setNumThreads(1)
-behind = Behind({"slow": Slow()}, [], print, True)
+make = lambda: {"slow": Slow()}
+behind = Behind(make, [], print, Measurer(make))
 for frame in glances(8):
     behind.push(frame)
 print(children()[0], flush=True)
