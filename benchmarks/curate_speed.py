@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 import av
 import cv2
 
-from benchmarks.curate_once import BESIDE, measured
+from benchmarks.curate_once import BESIDE, measured, settings_for
 from benchmarks.loops import loop
 
 FILES = {
@@ -149,7 +149,8 @@ def theirs(video: Path, how: str, folder: Path) -> list[float]:
 
 
 def ours(video: Path, what: str, threads: int) -> list[float]:
-    command = [sys.executable, "-m", "benchmarks.curate_once", str(video), what, str(threads)]
+    settings = settings_for(what == "measure").model_dump_json()  # as a scanning process of a run is given them
+    command = [sys.executable, "-m", "benchmarks.curate_once", str(video), what, str(threads), settings]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 

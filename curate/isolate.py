@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pyarrow as pa
 
 from curate.orphan import end_with
-from pipelines import Curate
 
 if TYPE_CHECKING:
     from curate.beside import Beside
+    from pipelines import Curate  # the child is told its settings, and loads no recipes
 
 STRIKES = 2
 BATCH_ROWS = 64
@@ -294,7 +294,9 @@ def _main() -> None:
     import cv2
 
     cv2.setNumThreads(1)  # its pictures are small, and a process with such threads cannot be forked
-    _serve(Curate.model_validate_json(sys.argv[1]), int(sys.argv[2]), answers)
+    from curate.scan import told
+
+    _serve(told(sys.argv[1]), int(sys.argv[2]), answers)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,14 @@ until it is certain which shot they belong to; a shot hands its rows to the sink
 
 from __future__ import annotations
 
+import json
 import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
@@ -45,6 +47,11 @@ class Source(NamedTuple):
 
 
 Sink = Callable[[str, list[dict[str, Any]]], None]
+
+
+def told(settings: str) -> Curate:
+    """JSON of settings that were checked -> an object with their attributes. To load what checks them takes as long as NumPy does."""
+    return json.loads(settings, object_hook=lambda values: SimpleNamespace(**values))  # type: ignore[no-any-return]
 
 
 def scan_video(source: Source, settings: Curate, want: frozenset[str], sink: Sink, beat: Callable[[int], None],
