@@ -154,7 +154,8 @@ class Measurer:
 def plain(value: Any) -> Any:
     """Values for JSON, which has every float exactly; a named tuple begins with its class's name, another tuple with none."""
     if isinstance(value, tuple):
-        return [type(value).__name__ if hasattr(value, "_fields") else "", *map(plain, value)]
+        inside = [plain(one) if isinstance(one, tuple) else one for one in value]
+        return [type(value).__name__ if hasattr(value, "_fields") else "", *inside]
     return [plain(one) for one in value] if isinstance(value, list) else value
 
 
@@ -163,5 +164,5 @@ def made(value: Any, kinds: dict[str, type]) -> Any:
     if not isinstance(value, list):
         return value
     name, *values = value
-    inside = [made(one, kinds) for one in values]
+    inside = [made(one, kinds) if isinstance(one, list) else one for one in values]
     return kinds[name](*inside) if name else tuple(inside)
