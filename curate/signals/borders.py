@@ -24,6 +24,7 @@ ALIKE = 5.0  # difference of a border line's mean to the outermost line's
 STEP = 6.0  # grey levels by which the picture differs from the last line of its border ...
 STEP_SHARE = 0.3  # ... in this share of the third line behind it; a vignette or a clear sky has no such edge
 MAX_SIDE = 0.45  # of the side; a frame that is flat beyond that has no picture to find borders by
+PIECE = 8  # lines that are looked at first, then twice as many
 CROP = columns_of("borders")
 COLUMNS = {name: pa.float64() for name in ("borders", *CROP)}
 
@@ -95,18 +96,26 @@ def _bar(lines: np.ndarray) -> Bar | None:
     limit = max(1, int(len(lines) * MAX_SIDE))
     if lines[0].std() > FLAT:
         return Bar(0, False)
-    reach = np.ascontiguousarray(lines[: limit + 1])
-    means = cv2.reduce(reach, 1, cv2.REDUCE_AVG, dtype=cv2.CV_32F).ravel()
-    squares = cv2.reduce(reach.astype(np.float32) ** 2, 1, cv2.REDUCE_AVG, dtype=cv2.CV_32F).ravel()
-    flat = np.sqrt(np.maximum(squares - means**2, 0)) <= FLAT
-    border = flat & (np.abs(means - means[0]) <= ALIKE)
-    if border.all():
-        return None
-    count = int(np.argmin(border))
+    count, first, piece = 0, None, PIECE
+    while count <= limit:  # in growing pieces: as a rule a bar is thin
+        reach = np.ascontiguousarray(lines[count : min(limit + 1, count + piece)])
+        means = cv2.reduce(reach, 1, cv2.REDUCE_AVG, dtype=cv2.CV_32F).ravel()
+        squares = cv2.reduce(reach.astype(np.float32) ** 2, 1, cv2.REDUCE_AVG, dtype=cv2.CV_32F).ravel()
+        first = means[0] if first is None else first
+        flat = np.sqrt(np.maximum(squares - means**2, 0)) <= FLAT
+        border = flat & (np.abs(means - first) <= ALIKE)
+        if not border.all():
+            return _ending(lines, count + int(np.argmin(border)), limit)
+        count, piece = count + len(reach), 2 * piece
+    return None
+
+
+def _ending(lines: np.ndarray, count: int, limit: int) -> Bar:
+    """A border of so many lines, and whether an edge stands behind it."""
     if not count:
         return Bar(0, False)
-    step = cv2.absdiff(reach[min(count + 2, limit)], reach[max(0, count - 2)])
-    return Bar(count, bool((step > STEP).mean() >= STEP_SHARE))
+    inner, outer = (np.ascontiguousarray(lines[at]) for at in (min(count + 2, limit), max(0, count - 2)))
+    return Bar(count, bool((cv2.absdiff(inner, outer) > STEP).mean() >= STEP_SHARE))
 
 
 SIGNAL = Signal(COLUMNS, 3, "pass", Watch, summary)

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from curate.signals.kinds import median_along
+
 CELLS = 28  # cells along the long side: about 9 px of a small picture of 256 px
 ROUNDS = 3  # of reweighting
 FLOOR_PX = 0.05  # what the estimate of the flow itself wavers by
@@ -64,7 +66,7 @@ def fit_cells(means: np.ndarray, width: int, height: int, elapsed_s: float) -> F
     floor = FLOOR_PX / (width * elapsed_s)
     values, residual = background(velocity, grid, floor)
     size = np.hypot(residual[:, 0], residual[:, 1])
-    spread = float(np.median(size))
+    spread = float(median_along(size))
     apart = float((size > max(3 * spread, 6 * floor)).mean())
     rest = float((np.hypot(velocity[:, 0], velocity[:, 1]) < REST * floor).mean())
     shares, aside, middle = relative(values[:2], residual, grid.central)
@@ -110,11 +112,11 @@ def background(velocity: np.ndarray, grid: Grid, floor: float) -> tuple[np.ndarr
     """
     targets = grid.x_basis * velocity[:, :1] + grid.y_basis * velocity[:, 1:]
     values = np.zeros((3, VALUES))
-    values[1, :2] = np.median(velocity, axis=0)
+    values[1, :2] = median_along(velocity.T)
     values[2] = _solved(grid, targets, np.ones((1, len(velocity))))[0]
     for _ in range(ROUNDS):
         size = _size(velocity, grid, values)
-        scale = np.maximum(floor, 1.5 * np.median(size, axis=1, keepdims=True))
+        scale = np.maximum(floor, 1.5 * median_along(size)[:, None])
         values = _solved(grid, targets, 1 / (1 + (size / scale) ** 2))
     cost = np.log1p((_size(velocity, grid, values) / (4 * floor)) ** 2).mean(axis=1)
     best = values[int(cost.argmin())]
@@ -138,5 +140,5 @@ def relative(shift: np.ndarray, residual: np.ndarray, central: np.ndarray) -> tu
     along = 1 + residual @ shift / speed**2
     across = np.abs(residual @ np.array([-shift[1], shift[0]])) / speed**2
     counts = np.bincount(np.searchsorted(RELATIVE, along), minlength=len(RELATIVE) + 1) / len(along)
-    middle = float(np.clip(np.median(along[central]), -2, 4))
+    middle = min(4.0, max(-2.0, float(median_along(along[central]))))
     return tuple(float(share) for share in counts), float((across > ASIDE).mean()), middle

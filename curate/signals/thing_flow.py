@@ -63,7 +63,8 @@ def thing_flow(
     shifts = _between(shifts, luma_2[box], after_2, mask_2[box], corner)
     resting = np.zeros(luma_2.shape, np.uint8)
     resting[box] = _resting(shifts, luma_2[box], (before_2, after_2), corner, (steep[box], over[box]))
-    shifts[np.abs(shifts).max(axis=2) >= 2 * REACH_PX] = np.nan
+    farthest = cv2.max(*(cv2.absdiff(way, 0) for way in cv2.split(shifts)))  # type: ignore[call-overload]
+    shifts[farthest >= 2 * REACH_PX] = np.nan
     found = np.full((*luma_2.shape, 2), np.nan, np.float32)
     found[box] = 2 * shifts
     size = mask.shape[::-1]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from curate.signals.kinds import median_along
 from curate.signals.whole import length
 
 # Found on generated footage (seeds 0, 7, 11, 23 and 31) by the area and speed that is told to move, against the truth.
@@ -105,7 +106,7 @@ def _outline_px(mask: np.ndarray, luma: np.ndarray, slope: np.ndarray) -> float:
         return 0.0
     steepest = cv2.dilate(cv2.convertScaleAbs(slope, alpha=4), AROUND).ravel()[places]  # in quarters of a grey level
     contrast = cv2.subtract(cv2.dilate(luma, AROUND), cv2.erode(luma, AROUND)).ravel()[places]
-    return float(np.median(4.0 * contrast / np.maximum(steepest, 2)))
+    return float(median_along(4.0 * contrast / np.maximum(steepest, 2)))
 
 
 def _voted(least: np.ndarray, doubt: np.ndarray, part: float) -> np.ndarray:
