@@ -6,6 +6,8 @@ better than it rests: around what moves coding leaves traces that change from pi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
@@ -33,7 +35,15 @@ def _nearest_first(low: int, high: int) -> list[tuple[int, int]]:
     return sorted(every, key=lambda one: (one[0] - (low + high) / 2) ** 2 + (one[1] - (low + high) / 2) ** 2)
 
 
+def _table(shifts: list[tuple[int, int]]) -> np.ndarray:
+    """float32 (2, 256): x and y of each shift by its place."""
+    out = np.zeros((2, 256), np.float32)
+    out[:, : len(shifts)] = np.array(shifts).T
+    return out
+
+
 SHIFTS, NEXT = _nearest_first(0, 2 * REACH_PX), _nearest_first(-1, 1)
+SHIFT_TABLE, NEXT_TABLE = _table(SHIFTS), _table(NEXT)
 
 
 def thing_flow(
@@ -91,7 +101,7 @@ def _search(luma: np.ndarray, after: np.ndarray, mask: np.ndarray, corner: tuple
     around = after[y : y + tall + 2 * REACH_PX, x : x + wide + 2 * REACH_PX]
     columns, rows = np.array(SHIFTS).T
     views = np.lib.stride_tricks.sliding_window_view(around, (tall, wide))[rows, columns]
-    return _smoothed(_best(luma, views, mask, PATCH_PX, SHIFTS)) - REACH_PX
+    return _smoothed(_best(luma, views, mask, PATCH_PX, SHIFT_TABLE)) - REACH_PX
 
 
 def _refined(
@@ -102,10 +112,12 @@ def _refined(
     padded = cv2.copyMakeBorder(after, edge, edge, edge, edge, cv2.BORDER_REPLICATE)
     rows = np.arange(luma.shape[0])[:, None] + (corner[1] + edge)
     columns = np.arange(luma.shape[1]) + (corner[0] + edge)
-    x, y = cv2.split(shifts.astype(np.int32))
+    ways = cv2.split(shifts)
+    x, y = (way.astype(np.int32) for way in ways)
     there = (y + rows) * padded.shape[1] + x + columns
     views = padded.ravel()[there + np.array([b * padded.shape[1] + a for a, b in NEXT])[:, None, None]]
-    return _smoothed(shifts + _best(luma, views, mask, 2 * PATCH_PX + 1, NEXT))
+    steps = _best(luma, views, mask, 2 * PATCH_PX + 1, NEXT_TABLE)
+    return _smoothed([way + step for way, step in zip(ways, steps, strict=True)])
 
 
 def _between(
@@ -158,9 +170,10 @@ def _shifted(picture: np.ndarray, shifts: np.ndarray, corner: tuple[int, int]) -
 
 
 def _best(
-    luma: np.ndarray, views: np.ndarray, mask: np.ndarray, side: int, shifts: list[tuple[int, int]]
-) -> np.ndarray:
-    """float32 (h, w, 2): the shift of the view (n, h, w) that is most like luma around each px, among the px of mask; the first of equals.
+    luma: np.ndarray, views: np.ndarray, mask: np.ndarray, side: int, table: np.ndarray
+) -> list[np.ndarray]:
+    """float32 (h, w) twice, x and y: the shift of the view (n, h, w) that is most like luma around each px, among the px of mask; the
+    first of equals. table: x and y of the shifts.
 
     All views lie in one tall picture, with px between them that are in no mask: one call instead of one per shift."""
     count, tall, wide = views.shape
@@ -175,9 +188,10 @@ def _best(
     costs = costs.reshape(count, -1)
     costs *= 128  # and the place added: exact, below 2 ** 24
     costs += np.arange(count, dtype=np.float32)[:, None]
-    best = costs.min(axis=0).astype(np.int32) & 127
-    return np.array(shifts, np.float32)[best.reshape(-1, wide)[:tall]]
+    best = (costs.min(axis=0).astype(np.int32) & 127).astype(np.uint8).reshape(-1, wide)[:tall]
+    return [cv2.LUT(best, way) for way in table]
 
 
-def _smoothed(shifts: np.ndarray) -> np.ndarray:
-    return cv2.merge([cv2.medianBlur(way, 5) for way in cv2.split(shifts)])
+def _smoothed(ways: Sequence[np.ndarray]) -> np.ndarray:
+    """float32 (h, w, 2)."""
+    return cv2.merge([cv2.medianBlur(way, 5) for way in ways])
