@@ -38,18 +38,21 @@ def mend_torchvision() -> None:
         _declare_and_import()
 
 
-def keep_freed_memory() -> bool:
+def keep_freed_memory(for_all_threads: bool = True) -> bool:
     """Have this process keep the memory that it frees, for the next tensor of that size. Whether libc lets it.
 
-    An encoder of 17 x 256 x 256 px with 8 to 16 channels took 1.0 s instead of 2.8 s (benchmarks.encode). Only the main
-    thread's memory is large enough for it, so threads that begin later share it. Numbers of the settings: malloc.h,
-    M_ARENA_MAX, M_TRIM_THRESHOLD and M_MMAP_THRESHOLD.
+    An encoder of 17 x 256 x 256 px with 8 to 16 channels took 1.0 s instead of 2.8 s (benchmarks.encode), and motion, which makes
+    hundreds of arrays of 100 kB for a pair of frames, takes a tenth less. Only the main thread's memory is large enough for it:
+    with for_all_threads those that begin later share it. Numbers of the settings: malloc.h, M_ARENA_MAX, M_TRIM_THRESHOLD
+    and M_MMAP_THRESHOLD.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return False  # musl, macOS, Windows
-    return bool(mallopt(-8, 1)) and bool(mallopt(-3, 2**30)) and bool(mallopt(-1, 2**31 - 1))
+    if for_all_threads and not mallopt(-8, 1):
+        return False
+    return bool(mallopt(-3, 2**30)) and bool(mallopt(-1, 2**31 - 1))
 
 
 def give_back_freed_memory() -> bool:

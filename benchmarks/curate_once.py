@@ -15,11 +15,18 @@ from typing import Any
 
 import cv2
 
+from compat import keep_freed_memory
 from curate.beside import Beside
 from curate.scan import Source, scan_video, told
 
 BESIDE = Beside()
 atexit.register(BESIDE.close)
+
+
+def as_scanning() -> None:
+    """What a process that scans does when it begins (curate/isolate.py)."""
+    cv2.setNumThreads(1)
+    keep_freed_memory(for_all_threads=False)
 
 
 def settings_for(everything: bool) -> Any:
@@ -55,6 +62,6 @@ def _passes() -> list[str]:
 
 
 if __name__ == "__main__":
-    cv2.setNumThreads(1)  # as the process that curation scans in has it
+    as_scanning()
     path, what, threads, *given = [*sys.argv[1:], *("2" if len(sys.argv) < 4 else "")]
     print(json.dumps(measured(Path(path), int(threads), what == "measure", told(given[0]) if given else None)["starts_s"]))

@@ -17,9 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import cv2
-
-from benchmarks.curate_once import measured
+from benchmarks.curate_once import as_scanning, measured
 from benchmarks.curate_speed import decode
 from curate import clips, scan
 from curate.seen import Seen
@@ -102,7 +100,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, default=Path("benchmarks/out/curate_profile.json"))
     given = parser.parse_args()
-    cv2.setNumThreads(1)
+    as_scanning()
     timers = Timers()
     fit(timers)
     found = {}

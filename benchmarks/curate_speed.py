@@ -28,9 +28,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import av
-import cv2
 
-from benchmarks.curate_once import BESIDE, measured, settings_for
+from benchmarks.curate_once import BESIDE, as_scanning, measured, settings_for
 from benchmarks.loops import loop
 
 FILES = {
@@ -221,7 +220,7 @@ def main() -> None:
     parser.add_argument("--part", choices=("decode", "scenedetect", "both"), default="both")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/out/curate_speed.json"))
     given = parser.parse_args()
-    cv2.setNumThreads(1)  # as in the process that curation scans in: it is forked for what is measured behind the pass
+    as_scanning()
     rows = against_decoding(given.footage, given.rounds, given.threads) if given.part != "scenedetect" else []
     rows += against_scenedetect(given.footage, given.rounds, given.threads) if given.part != "decode" else []
     show(rows)

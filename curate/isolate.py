@@ -294,8 +294,10 @@ def _main() -> None:
     import cv2
 
     cv2.setNumThreads(1)  # its pictures are small, and a process with such threads cannot be forked
+    from compat import keep_freed_memory
     from curate.scan import told
 
+    keep_freed_memory(for_all_threads=False)
     _serve(told(sys.argv[1]), int(sys.argv[2]), answers)
 
 
