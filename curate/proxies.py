@@ -69,7 +69,7 @@ def evenly(candidates: Sequence[Candidate], start_s: float, end_s: float, count:
 
 def jpeg(rgb: np.ndarray) -> bytes:
     """RGB uint8 (h, w, 3) -> JPEG bytes."""
-    done, data = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    done, data = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     if not done:
         raise ValueError(f"a picture of shape {rgb.shape} could not be written as JPEG")
     return data.tobytes()

@@ -97,4 +97,4 @@ def direction(kind: str, fits: Sequence[Fit]) -> tuple[str, float]:
     return ("up" if down > 0 else "down"), clarity
 
 
-SIGNAL = Signal(COLUMNS, 3, "pass", Watch, summary, small=True, kinds=(Fit,))
+SIGNAL = Signal(COLUMNS, 4, "pass", Watch, summary, small=True, kinds=(Fit,))

@@ -65,10 +65,10 @@ def fit_cells(means: np.ndarray, width: int, height: int, elapsed_s: float) -> F
     velocity = means.reshape(-1, 2).astype(np.float64) / (width * elapsed_s)
     floor = FLOOR_PX / (width * elapsed_s)
     values, residual = background(velocity, grid, floor)
-    size = np.hypot(residual[:, 0], residual[:, 1])
+    size = _length(residual[:, 0], residual[:, 1])
     spread = float(median_along(size))
     apart = float((size > max(3 * spread, 6 * floor)).mean())
-    rest = float((np.hypot(velocity[:, 0], velocity[:, 1]) < REST * floor).mean())
+    rest = float((_length(velocity[:, 0], velocity[:, 1]) < REST * floor).mean())
     shares, aside, middle = relative(values[:2], residual, grid.central)
     fitted = [float(value) for value in values]
     return Fit(*fitted, spread, rest, apart, aside, shares, middle)  # type: ignore[call-arg]
@@ -125,7 +125,12 @@ def background(velocity: np.ndarray, grid: Grid, floor: float) -> tuple[np.ndarr
 
 def _size(velocity: np.ndarray, grid: Grid, values: np.ndarray) -> np.ndarray:
     """Values (k, 8) -> residuals of each cell (k, n)."""
-    return np.hypot(velocity[:, 0] - values @ grid.x_basis.T, velocity[:, 1] - values @ grid.y_basis.T)
+    return _length(velocity[:, 0] - values @ grid.x_basis.T, velocity[:, 1] - values @ grid.y_basis.T)
+
+
+def _length(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """np.hypot at a fifth of its cost: nothing here comes near an overflow."""
+    return np.sqrt(x * x + y * y)
 
 
 def _solved(grid: Grid, targets: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -33,4 +33,4 @@ def summary(records: Sequence[Record], clip: Clip) -> Scores:
     return {"sharpness": median([record.values[0] for record in records]), "detail": median(looks)}
 
 
-SIGNAL = Signal({"sharpness": pa.float64(), "detail": pa.float64()}, 5, "pass", Watch, summary)
+SIGNAL = Signal({"sharpness": pa.float64(), "detail": pa.float64()}, 6, "pass", Watch, summary)
