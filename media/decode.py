@@ -72,8 +72,7 @@ class Frame:
         """A small picture, at most long_side px, from the decoder's planes."""
         if self.picture.format.name not in ("yuv420p", "yuvj420p"):
             return Rough(self._reduced(long_side, "yuv420p").to_ndarray(), self._limited(), self.upright)
-        sides = [(plane.width, plane.height) for plane in self.picture.planes]
-        planes = [self._plane(k, *size) for k, size in enumerate(sides)]
+        planes = [_lines(plane)[:, : plane.width] for plane in self.picture.planes]
         return Rough(averaged_420(planes, *self._stored_size(long_side)), self.colour, self.upright)
 
     def rgb(self, long_side: int | None = None) -> np.ndarray:
@@ -120,11 +119,15 @@ class Frame:
         """One plane as uint8 (height, width); the decoder's memory is read in place."""
         plane = self.picture.planes[number]
         deep = self.picture.format.name.endswith("10le")
-        data = np.frombuffer(plane, np.uint16 if deep else np.uint8)
-        data = data.reshape(plane.height, -1)[:, : plane.width]
+        data = _lines(plane, np.uint16 if deep else np.uint8)[:, : plane.width]
         if deep:
             data = (data >> 2).astype(np.uint8)
         return data if data.shape == (height, width) else shrink(data, width, height)
+
+
+def _lines(plane: Any, kind: Any = np.uint8) -> np.ndarray:
+    """(height, width and more): a plane's lines with what lies behind them."""
+    return np.frombuffer(plane, kind).reshape(plane.height, -1)
 
 
 class Rough:

@@ -31,6 +31,7 @@ RIM = np.ones((2 * RIM_PX + 1, 2 * RIM_PX + 1), np.uint8)
 HALF = 0.2  # a px at the outline that shows less than that of the change beside it is ground
 DRAWN_SLOPE, DRAWN_GREY = 50, 3  # grey levels per px, grey levels of change
 LETTER_PX = 2.0  # deviation of the window from which letters are filled: about as wide as a stroke
+LETTER_REACH_PX = 8  # how far that window reaches
 WIDE_PX, REACH = 4.0, 1.2  # width of an outline from which it is blurred, and how far out it is told, in widths
 CREST = 0.95  # share of the greatest change around from which a px lies on the crest
 
@@ -68,10 +69,15 @@ def written(luma: np.ndarray, before: np.ndarray, after: np.ndarray, slope: np.n
 def without(letters: np.ndarray, *pictures: np.ndarray) -> list[np.ndarray]:
     """The pictures with their letters filled from what is around them."""
     hidden = cv2.dilate(letters, CROSS)
-    free = (1 - hidden).astype(np.float32)
+    x, y, wide, tall = cv2.boundingRect(hidden)
+    box = np.s_[max(0, y - LETTER_REACH_PX) : y + tall + LETTER_REACH_PX, max(0, x - LETTER_REACH_PX) : x + wide + LETTER_REACH_PX]
+    free = (1 - hidden[box]).astype(np.float32)
     share = cv2.GaussianBlur(free, (0, 0), LETTER_PX) + np.float32(1e-4)
-    around = [cv2.GaussianBlur(one * free, (0, 0), LETTER_PX) / share for one in pictures]
-    return [cv2.copyTo(cv2.convertScaleAbs(a), hidden, one.copy()) for a, one in zip(around, pictures, strict=True)]
+    filled = [one.copy() for one in pictures]
+    for one in filled:
+        around = cv2.GaussianBlur(one[box] * free, (0, 0), LETTER_PX) / share
+        one[box] = cv2.copyTo(cv2.convertScaleAbs(around), hidden[box], one[box])
+    return filled
 
 
 def steepness(luma: np.ndarray) -> np.ndarray:
