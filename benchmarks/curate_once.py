@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -64,4 +65,7 @@ def _passes() -> list[str]:
 if __name__ == "__main__":
     as_scanning()
     path, what, threads, *given = [*sys.argv[1:], *("2" if len(sys.argv) < 4 else "")]
-    print(json.dumps(measured(Path(path), int(threads), what == "measure", told(given[0]) if given else None)["starts_s"]))
+    print(json.dumps(measured(Path(path), int(threads), what == "measure", told(given[0]) if given else None)["starts_s"]),
+          flush=True)  # fmt: skip
+    BESIDE.close()
+    os._exit(0)  # a scanning process is ended, too: to take Python apart would take as long as to load NumPy
