@@ -94,7 +94,7 @@ def sides_of(luma: np.ndarray) -> tuple[Bar, Bar, Bar, Bar] | None:
 def _bar(lines: np.ndarray) -> Bar | None:
     """Leading rows of (n, m) that are border; None when there is no end to them within MAX_SIDE."""
     limit = max(1, int(len(lines) * MAX_SIDE))
-    if lines[0].std() > FLAT:
+    if not _is_flat(lines[0]):
         return Bar(0, False)
     count, first, piece = 0, None, PIECE
     while count <= limit:  # in growing pieces: as a rule a bar is thin
@@ -108,6 +108,13 @@ def _bar(lines: np.ndarray) -> Bar | None:
             return _ending(lines, count + int(np.argmin(border)), limit)
         count, piece = count + len(reach), 2 * piece
     return None
+
+
+def _is_flat(line: np.ndarray) -> bool:
+    """Whether the standard deviation of uint8 (m,) is at most FLAT, in whole numbers: NumPy's is dear for a line."""
+    wide = line.astype(np.int64)
+    total, count = int(wide.sum()), len(line)
+    return bool(count * int(wide @ wide) - total * total <= (FLAT * count) ** 2)
 
 
 def _ending(lines: np.ndarray, count: int, limit: int) -> Bar:

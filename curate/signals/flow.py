@@ -61,11 +61,13 @@ class FlowPairs:
         if now - before[0] > MAX_PAIR_S or min(luma.shape) < 16:
             self._rhythm.rest(now, None)
             return None
-        made = seen.__dict__.get("flow_pair")
+        made, moves = seen.__dict__.get("flow_pair", (None, None))
         if made is None or made.since_s != before[0]:
             flow = self._dis.calc(before[1], luma, None)  # type: ignore[call-overload]
-            made = seen.__dict__["flow_pair"] = FlowPair(flow, before[1], before[0], now)
-        self._rhythm.rest(now, made)
+            made = FlowPair(flow, before[1], before[0], now)
+            moves = ways(made)
+            seen.__dict__["flow_pair"] = (made, moves)
+        self._rhythm.rest(now, made, moves)
         return made
 
 
@@ -92,9 +94,9 @@ class Rhythm:
     def due(self, now: float) -> bool:
         return now >= self._until_s - 1e-6
 
-    def rest(self, now: float, pair: FlowPair | None) -> None:
-        """A pair ends, or nothing could be compared."""
-        moves = None if pair is None else ways(pair)
+    def rest(self, now: float, pair: FlowPair | None, moves: np.ndarray | None = None) -> None:
+        """A pair ends, or nothing could be compared. moves: its `ways`, where they are known."""
+        moves = ways(pair) if moves is None and pair is not None else moves
         first = pair is None or -1e-6 <= pair.since_s - self._second < FIRST_S
         shaken = now - self._jump_s < 1.0 and not self._steady
         self._steady = (self._steady or (first and not shaken)) and alike(moves, self._first)

@@ -145,7 +145,8 @@ def _with_things(
         return flow
     own, mask = thing_flow(luma, before, after, mask, long_ago)
     own = cv2.add(own, flow)
-    known = (own[..., 0] == own[..., 0]).view(np.uint8)  # elsewhere it is NaN
+    across = cv2.extractChannel(own, 0)
+    known = cv2.compare(across, across, cv2.CMP_EQ)  # elsewhere it is NaN
     return cv2.copyTo(own, known, cv2.copyTo(dense, mask.view(np.uint8), flow))
 
 
@@ -167,7 +168,7 @@ def _rough_flow() -> cv2.DISOpticalFlow:
 
 def speed_of(flow: np.ndarray, elapsed_s: float, width: int) -> Pair:
     """Flow (h, w, 2) in px over elapsed_s of a picture that is `width` px wide -> Pair."""
-    dx, dy = np.ascontiguousarray(flow[..., 0]), np.ascontiguousarray(flow[..., 1])
+    dx, dy = cv2.split(flow)
     size = length(dx, dy)
     moving = (size >= DEAD_WIDTHS * width).astype(np.float32)
     rate = 1 / (width * elapsed_s)
