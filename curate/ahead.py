@@ -16,9 +16,9 @@ from fractions import Fraction
 from media.decode import Frame, Video
 from media.probe import Probe
 
-MOST, MOST_BYTES = 16, 48 << 20  # frames ahead, and what they may take
+MOST, MOST_BYTES = 64, 48 << 20  # frames ahead, and what they may take
 LEAST = 2
-SWITCH_S = 0.0002
+SWITCH_S = 0.001
 
 
 class Ahead:

@@ -19,7 +19,7 @@ from curate.forked import Forked, Line
 from curate.seen import SMALL_PX, Glance, Record, Seen, Watcher
 
 AT_ONCE = 8  # frames that are handed over together: to wake a process costs as much as a small call
-MOST = 8  # such hands that may wait: two or three seconds of film
+MOST = 16  # such hands that may wait: four or five seconds of film
 SLOT_BYTES = SMALL_PX**2
 
 Records = list[tuple[str, Record]]
@@ -35,12 +35,12 @@ class Sent(NamedTuple):
 
 
 class Behind:
-    """Watchers that follow the pass. push(seen) for every frame; `wait(count)` returns when the records of the first `count` of
-    them were given to `take`, in order. Use as a context.
+    """Watchers that follow the pass. push(seen) for every frame; the records of the first `taken` of them were given to `take`, in
+    order; `wait(count)` returns when those of the first `count` were. Use as a context.
 
     make: the watchers; kinds: classes (named tuples) that their records' values consist of; process: that they work in, or None: a
     frame is then measured as it is pushed. What a watcher raises is raised, from a process as a RuntimeError that says it; left
-    with frames that were not waited for it ends the process.
+    by an error it ends the process.
     """
 
     def __init__(self, make: Callable[[], dict[str, Watcher]], kinds: Iterable[type], take: Callable[[str, Record], None],
@@ -50,33 +50,36 @@ class Behind:
         self._kinds = {kind.__name__: kind for kind in (Record, *kinds)}
         self._hand: list[Sent] = []
         self._waiting: deque[int] = deque()  # frames of each hand that is not back
-        self._taken = 0
+        self.taken = 0
         if process is not None:
             process.begin()
 
     def __enter__(self) -> Behind:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._process is not None and self._waiting:
+    def __exit__(self, error: object, *_: object) -> None:
+        if self._process is not None and error is not None:
             self._process.end()
+        while self._process is not None and self._process.alive and self._waiting:
+            self._collect(self._process)
 
     def push(self, seen: Seen) -> None:
         if self._process is None:
             self._give(measured(self._watchers, [seen]))
+            self.taken += 1
             return
         self._hand.append(self._process.sent(seen))
         if len(self._hand) == AT_ONCE:
             self._hand_over(self._process)
 
     def wait(self, count: int) -> None:
-        while self._process is not None and self._taken < count:
+        while self._process is not None and self.taken < count:
             if not self._waiting:
                 self._hand_over(self._process)
             self._collect(self._process)
 
     def _hand_over(self, process: Measurer) -> None:
-        if len(self._waiting) == MOST:
+        while self._waiting and (len(self._waiting) == MOST or process.has_answer()):
             self._collect(process)
         process.ask(self._hand)
         self._waiting.append(len(self._hand))
@@ -85,7 +88,7 @@ class Behind:
     def _collect(self, process: Measurer) -> None:
         """The oldest hand, as soon as it is done."""
         self._give([made(one, self._kinds) for one in process.answer()])
-        self._taken += self._waiting.popleft()
+        self.taken += self._waiting.popleft()
 
     def _give(self, records: Records) -> None:
         for name, record in records:
@@ -120,6 +123,9 @@ class Measurer:
 
     def ask(self, hand: list[Sent]) -> None:
         self._fork.send(hand)
+
+    def has_answer(self) -> bool:
+        return self._fork.is_heard()
 
     def answer(self) -> list[Any]:
         """Records as `plain` has them. Raises RuntimeError with what the work raised, or if the process died of something else."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 import gc
 import json
 import os
+import select
 import signal
 import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, NoReturn
 
 import cv2
 
@@ -30,25 +31,33 @@ def can_fork() -> bool:
 class Line:
     """One end of a connection."""
 
-    def __init__(self, hears: BinaryIO, says: BinaryIO):
+    def __init__(self, hears: int, says: int):
         self._hears, self._says = hears, says
+        self._heard = b""
 
     def send(self, message: object) -> None:
         """Raises BrokenPipeError if the other side is gone."""
-        self._says.write(json.dumps(message).encode() + b"\n")
-        self._says.flush()
+        rest = memoryview(json.dumps(message).encode() + b"\n")
+        while rest:
+            rest = rest[os.write(self._says, rest) :]
 
     def receive(self) -> Any:
         """The next message; EOFError when the other side is gone."""
-        line = self._hears.readline()
-        if not line:
-            raise EOFError
+        while b"\n" not in self._heard:
+            more = os.read(self._hears, 1 << 16)
+            if not more:
+                raise EOFError
+            self._heard += more
+        line, _, self._heard = self._heard.partition(b"\n")
         return json.loads(line)
 
+    def is_heard(self) -> bool:
+        """Whether there is something to receive."""
+        return bool(self._heard or select.select([self._hears], [], [], 0)[0])
+
     def close(self) -> None:
-        for pipe in (self._hears, self._says):
-            with suppress(BrokenPipeError):  # it still held what the other side never read
-                pipe.close()
+        os.close(self._hears)
+        os.close(self._says)
 
 
 class Forked:
@@ -65,10 +74,10 @@ class Forked:
         if self._pid == 0:
             os.close(our_out)
             os.close(our_in)
-            _serve(work, Line(os.fdopen(their_in, "rb"), os.fdopen(their_out, "wb")), parent)
+            _serve(work, Line(their_in, their_out), parent)
         os.close(their_in)
         os.close(their_out)
-        self._line = Line(os.fdopen(our_in, "rb"), os.fdopen(our_out, "wb"))
+        self._line = Line(our_in, our_out)
 
     @property
     def alive(self) -> bool:
@@ -90,6 +99,10 @@ class Forked:
             self._reap()
             raise RuntimeError(found["fault"])
         return found
+
+    def is_heard(self) -> bool:
+        """Whether `receive` would not wait, or hardly."""
+        return self._line.is_heard()
 
     def end(self) -> None:
         if self._pid:

@@ -186,7 +186,8 @@ class _Pass:
         if ended:
             self.waiting.choose()
         self.boundaries.extend(self.finder.settle(ended))
-        while self.waiting and self.released < self.finder.settled:
+        certain = self.finder.settled if ended else min(self.finder.settled, self.behind.taken)
+        while self.waiting and self.released < certain:
             self._release()
 
     def _release(self) -> None:

@@ -173,12 +173,17 @@ def test_one_process_measures_film_after_film_each_anew(begun: Callable[[], list
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_a_film_that_is_left_half_way_costs_its_process(begun: Callable[[], list[str]]) -> None:
+def test_a_film_that_is_left_by_an_error_costs_its_process_and_no_other(begun: Callable[[], list[str]]) -> None:
     with Beside() as beside:
-        first = beside.measurer(frozenset(), echo())
-        with Behind(echo(), [], lambda *_: None, first) as behind:
+        first, found = beside.measurer(frozenset(), echo()), []
+        with Behind(echo(), [], lambda _, one: found.append(one), first) as behind:
+            for frame in glances(3 * AT_ONCE + 1):
+                behind.push(frame)
+        assert first.alive and len(found) == 3 * AT_ONCE, "what was handed over is taken"
+        with pytest.raises(ValueError, match="no clip"), Behind(echo(), [], lambda *_: None, first) as behind:
             for frame in glances(3 * AT_ONCE):
                 behind.push(frame)
+            raise ValueError("no clip")
         assert not first.alive and begun() == []
         assert len(seen_by(glances(30), beside.measurer(frozenset(), echo()), echo())) == 30
 
