@@ -8,6 +8,7 @@ a run is given it; a recipe's when left out.
 from __future__ import annotations
 
 import atexit
+import gc
 import json
 import os
 import sys
@@ -28,6 +29,7 @@ def as_scanning() -> None:
     """What a process that scans does when it begins (curate/isolate.py)."""
     cv2.setNumThreads(1)
     keep_freed_memory(for_all_threads=False)
+    gc.freeze()
 
 
 def settings_for(everything: bool) -> Any:

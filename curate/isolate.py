@@ -6,6 +6,7 @@ parent takes them only when the video is finished. A video that kills its child 
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
@@ -298,6 +299,7 @@ def _main() -> None:
     from curate.scan import told
 
     keep_freed_memory(for_all_threads=False)
+    gc.freeze()  # what is loaded stays: it need not be looked through for garbage
     _serve(told(sys.argv[1]), int(sys.argv[2]), answers)
 
 

@@ -24,7 +24,7 @@ ALIKE = 5.0  # difference of a border line's mean to the outermost line's
 STEP = 6.0  # grey levels by which the picture differs from the last line of its border ...
 STEP_SHARE = 0.3  # ... in this share of the third line behind it; a vignette or a clear sky has no such edge
 MAX_SIDE = 0.45  # of the side; a frame that is flat beyond that has no picture to find borders by
-PIECE = 8  # lines that are looked at first, then twice as many
+PIECE = 8  # lines that are looked at first, at least; then twice as many
 CROP = columns_of("borders")
 COLUMNS = {name: pa.float64() for name in ("borders", *CROP)}
 
@@ -96,7 +96,7 @@ def _bar(lines: np.ndarray) -> Bar | None:
     limit = max(1, int(len(lines) * MAX_SIDE))
     if not _is_flat(lines[0]):
         return Bar(0, False)
-    count, first, piece = 0, None, PIECE
+    count, first, piece = 0, None, max(PIECE, limit // 4)
     while count <= limit:  # in growing pieces: as a rule a bar is thin
         reach = np.ascontiguousarray(lines[count : min(limit + 1, count + piece)])
         means = cv2.reduce(reach, 1, cv2.REDUCE_AVG, dtype=cv2.CV_32F).ravel()
