@@ -53,7 +53,14 @@ def measured(path: Path, threads: int = 2, everything: bool = True, settings: An
             starts.update(row["shot_start_s"] for row in rows if row["start_kind"] == "cut" and not row["span"])
 
     row = scan_video(
-        Source("0" * 16, str(path), path.stat().st_size, ""), settings, want, sink, lambda _: None, threads, None, BESIDE
+        Source("0" * 16, str(path), path.stat().st_size, ""),
+        settings,
+        want,
+        sink,
+        lambda _: None,
+        threads,
+        None,
+        BESIDE,
     )
     return row | {"starts_s": sorted(starts)}
 

@@ -169,9 +169,7 @@ def _shifted(picture: np.ndarray, shifts: np.ndarray, corner: tuple[int, int]) -
     return cv2.remap(picture, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
-def _best(
-    luma: np.ndarray, views: np.ndarray, mask: np.ndarray, side: int, table: np.ndarray
-) -> list[np.ndarray]:
+def _best(luma: np.ndarray, views: np.ndarray, mask: np.ndarray, side: int, table: np.ndarray) -> list[np.ndarray]:
     """float32 (h, w) twice, x and y: the shift of the view (n, h, w) that is most like luma around each px, among the px of mask; the
     first of equals. table: x and y of the shifts.
 

@@ -70,7 +70,10 @@ def without(letters: np.ndarray, *pictures: np.ndarray) -> list[np.ndarray]:
     """The pictures with their letters filled from what is around them."""
     hidden = cv2.dilate(letters, CROSS)
     x, y, wide, tall = cv2.boundingRect(hidden)
-    box = np.s_[max(0, y - LETTER_REACH_PX) : y + tall + LETTER_REACH_PX, max(0, x - LETTER_REACH_PX) : x + wide + LETTER_REACH_PX]
+    box = np.s_[
+        max(0, y - LETTER_REACH_PX) : y + tall + LETTER_REACH_PX,
+        max(0, x - LETTER_REACH_PX) : x + wide + LETTER_REACH_PX,
+    ]
     free = (1 - hidden[box]).astype(np.float32)
     share = cv2.GaussianBlur(free, (0, 0), LETTER_PX) + np.float32(1e-4)
     filled = [one.copy() for one in pictures]
