@@ -81,6 +81,9 @@ class Forked:
 
     @property
     def alive(self) -> bool:
+        """Also after it was killed by somebody else, between two questions, it is not."""
+        if self._pid and os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            self._reap()
         return self._pid != 0
 
     def send(self, message: object) -> None:

@@ -188,6 +188,18 @@ def test_a_film_that_is_left_by_an_error_costs_its_process_and_no_other(begun: C
         assert len(seen_by(glances(30), beside.measurer(frozenset(), echo()), echo())) == 30
 
 
+@pytest.mark.usefixtures("one_thread")
+def test_a_process_that_was_killed_between_two_films_is_no_fault_of_the_next(begun: Callable[[], list[str]]) -> None:
+    with Beside() as beside:
+        first = beside.measurer(frozenset(), echo())
+        assert len(seen_by(glances(20), first, echo())) == 20
+        os.kill(int(begun()[0]), signal.SIGKILL)
+        until = time.monotonic() + 5
+        while first.alive and time.monotonic() < until:
+            time.sleep(0.01)
+        assert len(seen_by(glances(20), beside.measurer(frozenset(), echo()), echo())) == 20
+
+
 class Counting:
     """Says which of its kind it is, and how many frames it saw before."""
 

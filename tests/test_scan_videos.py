@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections import defaultdict
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 
 from curate.proxies import Candidate, Store
-from curate.scan import Source, scan_video
+from curate.scan import Source, scan_video, told
 from curate.signals import SIGNALS
 from media.decode import Video
 from pipelines import Curate, Shots, Start
@@ -43,6 +45,17 @@ def test_clips_lie_on_the_frames_of_the_truth(generated: Path) -> None:
         for row in rows["clips"]:
             assert row["start_s"] == pytest.approx(row["start_tick"] * row["tb_num"] / row["tb_den"])
             assert row["shot_start_s"] <= row["start_s"] < row["end_s"] <= row["shot_end_s"] + 1e-9
+
+
+def test_settings_that_are_told_as_json_are_those_of_the_recipe(generated: Path) -> None:
+    settings = Curate(shots=Shots(max_s=3.0, min_s=0.5), start=Start(window_s=0.3))
+    rows = [scan(generated / "discs.mp4", one) for one in (settings, told(settings.model_dump_json()))]
+    assert repr(rows[0]) == repr(rows[1]) and len(rows[0]["clips"]) > 1
+
+
+def test_to_scan_no_recipe_is_loaded() -> None:
+    code = "import sys, curate.isolate, curate.scan, curate.beside, curate.signals; print('pydantic' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
 def test_tables_hold_the_same_clips(generated: Path) -> None:
