@@ -42,7 +42,7 @@ def keep_freed_memory(for_all_threads: bool = True) -> bool:
     """Have this process keep the memory that it frees, for the next tensor of that size. Whether libc lets it.
 
     An encoder of 17 x 256 x 256 px with 8 to 16 channels took 1.0 s instead of 2.8 s (benchmarks.encode), and motion, which makes
-    hundreds of arrays of 100 kB for a pair of frames, takes a tenth less. Only the main thread's memory is large enough for it:
+    hundreds of arrays of 100 kB for a pair of frames, takes up to a tenth less. Only the main thread's memory is large enough for it:
     with for_all_threads those that begin later share it. Numbers of the settings: malloc.h, M_ARENA_MAX, M_TRIM_THRESHOLD
     and M_MMAP_THRESHOLD.
     """
