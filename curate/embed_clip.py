@@ -7,6 +7,8 @@ folder with `open_clip_config.json` and the weights beside it.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ import compat
 import pipelines
 from recipe_file import suggest
 
-TOWER_VERSION = 1
+TOWER_VERSION = 2
 FRAMES_AT_ONCE = 32
 FOLDER_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
@@ -36,10 +38,21 @@ class Tower:
         if not frames:
             raise ValueError("a clip must have at least one proxy frame to be embedded, got none")
         pixels = torch.stack([self.prepare(Image.fromarray(frame)) for frame in frames])
-        with torch.inference_mode():
+        with torch.inference_mode(), _one_thread():
             parts = [self.model.encode_image(part.to(self.device)).float() for part in pixels.split(FRAMES_AT_ONCE)]
-        directions = torch.nn.functional.normalize(torch.cat(parts), dim=-1)
+            directions = torch.nn.functional.normalize(torch.cat(parts), dim=-1)
         return torch.nn.functional.normalize(directions.mean(0), dim=0).cpu().numpy()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """A product that several threads of a CPU share rounds by how many they are, and a worker on Ray has fewer than a process of its own."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def gpus() -> int:

@@ -10,6 +10,7 @@ import pytest
 import pipelines
 from curate import embed
 from curate.descriptor import describe_clip, describe_frame
+from curate.embed_clip import load_tower
 from tests import copy_films
 
 
@@ -135,6 +136,24 @@ def test_the_tower_is_open_clips_own_averaged_over_frames(tiny_clip: Path) -> No
         each = torch.stack([model.eval().encode_image(prepare(frame)[None])[0] for frame in frames])
     mean = torch.nn.functional.normalize(each, dim=1).mean(0).numpy()
     np.testing.assert_allclose(ours, mean / np.linalg.norm(mean), atol=2e-3)  # JPEG decoders differ by a grey level
+
+
+def test_a_vector_does_not_depend_on_how_many_threads_there_are(tiny_clip: Path) -> None:
+    """On Ray a worker has one, in a process of its own as many as the machine."""
+    import torch
+
+    tower, rng = load_tower(pipelines.Embed(model=str(tiny_clip))), np.random.default_rng(0)
+    before = torch.get_num_threads()
+    try:
+        for count in (1, 2, 5, 7):
+            frames, vectors = [rng.integers(0, 256, (96, 128, 3), np.uint8) for _ in range(count)], []
+            for threads in (1, 2, 4):
+                torch.set_num_threads(threads)
+                vectors.append(tower(frames))
+                assert torch.get_num_threads() == threads
+            assert all((vectors[0] == one).all() for one in vectors[1:]), count
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_other_weights_are_another_fingerprint(tiny_clip: Path, tmp_path: Path) -> None:
