@@ -46,7 +46,7 @@ class Tower:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """A product that several threads of a CPU share rounds by how many they are, and a worker on Ray has fewer than a process of its own."""
+    """A product that several threads of a CPU share rounds by how many they are, and on Ray a worker has fewer of them."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
